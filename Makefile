@@ -1,0 +1,56 @@
+# Two commands matter: `make demo` and `make test`. Both set up .venv first, from the pins in requirements.lock.
+PY   ?= $(firstword $(foreach p,python3.11 python3.12 python3.13 python3,$(shell $(p) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(p))))
+VENV := .venv
+BIN  := $(VENV)/bin
+UV   := uv==0.13.8
+RUN  ?= runs/demo
+export UV_PYTHON_DOWNLOADS := never
+
+.PHONY: help setup demo test check lint types layers bench lock wheel samples clean
+.DEFAULT_GOAL := help
+
+help:                            ## list every target
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
+
+setup: $(VENV)/.ok               ## make .venv and install the pins (the other targets do it when needed)
+
+demo: $(VENV)/.ok                ## optimise a detector on the shipped samples, and write the report
+	$(BIN)/diffhep optimise higgs-diphoton -o $(RUN)
+
+test: $(VENV)/.ok                ## run the tests
+	$(BIN)/python -m pytest -q -n 2
+
+check: lint types layers test    ## lint, types, layers and tests: what continuous integration runs
+
+lint: $(VENV)/.ok                ## ruff: style and format
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+types: $(VENV)/.ok               ## pyright
+	$(BIN)/pyright
+
+layers: $(VENV)/.ok              ## import-linter: an import may only point down
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.ok               ## benchmark rows, one pinned thread
+	$(BIN)/python tests/benchmark/run.py
+
+wheel: $(VENV)/.ok               ## build the sdist and the wheel from it, into dist/
+	$(BIN)/python -m build --no-isolation --outdir dist .
+
+samples: $(VENV)/.ok             ## make the shipped samples again with Pythia 8 (recorded seeds, about 20 minutes)
+	$(BIN)/python -m diffhep.generate.shipped
+
+lock: $(VENV)/.ok                ## rewrite requirements.lock after a change in pyproject.toml
+	$(BIN)/uv pip compile -q --universal --no-emit-index-url --no-emit-find-links --no-header --no-annotate \
+	    --python-version 3.11 --group dev --extra pythia pyproject.toml -o requirements.lock >/dev/null
+
+clean:                           ## remove .venv and everything that was built
+	rm -rf $(VENV) dist .pytest_cache .ruff_cache .hypothesis
+
+$(VENV)/.ok: pyproject.toml requirements.lock
+	@test -n "$(PY)" || { echo "diffhep needs Python 3.11 or later: set PY=/path/to/python3"; exit 1; }
+	test -x $(BIN)/python || $(PY) -m venv $(VENV)
+	$(BIN)/python -m pip install -q $(UV)
+	$(BIN)/uv pip install -q --python $(BIN)/python -r requirements.lock
+	$(BIN)/uv pip install -q --python $(BIN)/python --no-deps --no-build-isolation -e .
+	touch $@

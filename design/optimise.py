@@ -1,0 +1,288 @@
+"""The main job: from a study to its best design, checked honestly.
+
+The phases of a run, each stored in the run's folder when it ends, so that a killed run resumes where it was and ends
+with the same result:
+
+1. `initial`: the design to beat, every stage tuned alone;
+2. `ascent`: many starts at once, everything moving together (`Ascent`), stored after every chunk;
+3. `integers`: around the best start, each nearby integer layout is brought to its exact constrained optimum (`polish`);
+4. `settle`: thresholds moved until the hard detector meets its budgets;
+5. `judge`: initial and final design on held-out events, relaxed and hard;
+6. `front`: the same ascent along a range of one budget, and a scan around the optimum.
+"""
+
+import itertools
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jaxtyping import PyTree
+
+from diffhep.audit import AuditRow, audit
+from diffhep.design.ascent import Ascent, AscentState, everything_mobile, lane, stack
+from diffhep.design.config import SearchSettings
+from diffhep.design.polish import Polished, Sensitivities, certify, polish, shortfalls, with_values
+from diffhep.design.summary import Designs, summary
+from diffhep.design.study import AbstractStudy, Report
+from diffhep.io import RunFolder
+from diffhep.parameters import named_params, split
+
+CHUNK = 10
+AGREE = 0.005  # starts agree when their objectives differ by less than this fraction
+FEASIBLE = 0.005  # relative excess that a start may still have when the exact step takes over
+FRONT_STEPS = 60
+AUDIT_WEIGHTS = 12
+
+
+def check_feasible(study: AbstractStudy) -> None:
+    """Refuse budgets that no design inside the bounds can meet, naming each and by how much."""
+    missing = shortfalls(study.problem.constraints, study.least_use())
+    if missing:
+        msg = f"{study.name}: infeasible budget: {'; '.join(missing)}"
+        raise ValueError(msg)
+
+
+class Run:
+    """One optimisation of a study in a run folder; call `execute`.
+
+    Args:
+        study: the problem.
+        folder: a new run, or a killed one to go on with.
+        search: how to look for the optimum.
+        progress: called with the phase and the fraction done.
+    """
+
+    def __init__(self, study: AbstractStudy, folder: RunFolder, search: SearchSettings, progress: Report):
+        self.study, self.folder, self.search, self.progress = study, folder, search, progress
+        self.timing: dict[str, float] = {}
+        self.sensitivities = Sensitivities(study.problem, study.adjustable)
+
+    def execute(self) -> dict[str, Any]:
+        """All phases; returns the result, which is also written to `result.json`."""
+        check_feasible(self.study)
+        initial = self.stored("initial", self.initial_design, like=None)
+        ascended = self.timed("ascent", lambda: self.ascend(initial))
+        best = self.stored("integers", lambda: self.settle_integers(ascended), like=initial)
+        final = self.stored("final", lambda: self.study.settle(best), like=initial)
+        judged = self.timed("judge", lambda: self.judge(initial, final))
+        front = self.timed("front", lambda: self.front(final, ascended))
+        grid = self.timed("grid", lambda: self.grid(final))
+        rows = self.timed("audit", lambda: audit_study(self.study, final, seed=self.search.seed))
+        cost = self.timed("cost", lambda: gradient_cost(self.study, final))
+        certificate = certify(self.sensitivities, best)
+        return {
+            **summary(self.study, Designs(initial, best, final), judged, certificate, rows),
+            "starts": ascended.summary(),
+            "front": front,
+            "grid": grid,
+            "gradient_cost_ratio": cost,
+            "compilations": {"ascent": ascended.climb.traces, "sensitivities": self.sensitivities.traces},
+            "seed": self.search.seed,
+        }
+
+    def timed(self, name: str, work: Callable[[], Any]) -> Any:
+        """Do some work and remember how long it took."""
+        began = time.perf_counter()
+        out = work()
+        self.timing[name] = time.perf_counter() - began
+        return out
+
+    def stored(self, name: str, work: Callable[[], PyTree], *, like: PyTree | None) -> PyTree:
+        """The design of a phase: read back if the phase had ended, made and stored if not."""
+        file = f"checkpoints/{name}.eqx"
+        if self.folder.has(file):
+            return self.folder.load_tree(file, self.study.untrained() if like is None else like)
+        design = self.timed(name, work)
+        self.folder.save_tree(file, design)
+        return design
+
+    def initial_design(self) -> PyTree:
+        """The design to beat."""
+        return self.study.initial(progress=self.progress)
+
+    def starts(self, initial: PyTree) -> list[PyTree]:
+        """The initial design and random ones."""
+        keys = jr.split(jr.key(self.search.seed + 1), max(self.search.starts - 1, 1))
+        return [initial] + [self.study.start(initial, key=key) for key in keys[: self.search.starts - 1]]
+
+    def ascend(self, initial: PyTree) -> "Ascended":
+        """Gradient ascent from all starts, resumed from the last stored chunk."""
+        parts = [split(design) for design in self.starts(initial)]
+        rest = parts[0][1]
+        steps = -(-self.search.steps // CHUNK) * CHUNK
+        climb = Ascent(self.study.problem, rest, steps=steps, chunk=CHUNK)
+        state = climb.start(stack([trainable for trainable, _ in parts]), constraints=len(self.study.problem.limits))
+        lanes = len(parts)
+        limits = jnp.tile(jnp.asarray(self.study.problem.limits), (lanes, 1))
+        mobile = everything_mobile(state.trainable)
+        history = np.zeros((steps, lanes, 1 + limits.shape[1]))
+        file = "checkpoints/ascent.eqx"
+        if self.folder.has(file):
+            state, history = self.folder.load_tree(file, (state, history))
+        for done in range(int(state.step[0]), steps, CHUNK):
+            began = time.perf_counter()
+            state, outcome = climb.advance(state, limits, mobile)
+            history[done : done + CHUNK, :, 0] = np.asarray(outcome.objective)
+            history[done : done + CHUNK, :, 1:] = np.asarray(outcome.used)
+            self.timing.setdefault("first_chunk", time.perf_counter() - began)
+            self.folder.save_tree(file, (state, history))
+            self.folder.log({"phase": "ascent", "step": done + CHUNK, "objective": history[done + CHUNK - 1, :, 0]})
+            self.progress("gradient ascent", (done + CHUNK) / steps)
+        return Ascended(climb, state, history, self.study.problem.limits)
+
+    def settle_integers(self, ascended: "Ascended") -> PyTree:
+        """The best exact optimum over integer values next to the relaxed ones."""
+        relaxed = ascended.design(ascended.best)
+        params = named_params(relaxed)
+        choices = []
+        for name in self.study.integers:
+            value = float(params[name].unwrap())
+            choices.append([np.floor(value) - 1, np.floor(value), np.ceil(value), np.ceil(value) + 1])
+        found: list[Polished] = []
+        combinations = sorted(set(itertools.product(*choices)))
+        for count, values in enumerate(combinations):
+            fixed = with_integers(relaxed, dict(zip(self.study.integers, values, strict=True)))
+            found.append(polish(self.sensitivities, fixed))
+            self.progress("integer layouts", (count + 1) / len(combinations))
+        met = [p for p in found if np.all(p.used <= self.study.problem.limits)]
+        if not met:
+            msg = f"{self.study.name}: no integer layout meets the budgets: {found[-1].message}"
+            raise ValueError(msg)
+        best = max(met, key=lambda p: p.objective)
+        for values, p in zip(combinations, found, strict=True):
+            self.folder.log({"phase": "integers", "values": values, "objective": p.objective, "converged": p.converged})
+        return best.design
+
+    def judge(self, initial: PyTree, final: PyTree) -> dict[str, Any]:
+        """Both designs on held-out events."""
+        out: dict[str, Any] = {}
+        for count, (name, design) in enumerate((("initial", initial), ("final", final))):
+            for kind in ("relaxed", "hard"):
+                out[f"{name} {kind}"] = self.study.judge(design, relaxed=kind == "relaxed")
+            self.progress("held-out events", (count + 1) / 2)
+        return out
+
+    def front(self, final: PyTree, ascended: "Ascended") -> dict[str, Any] | None:
+        """Objective against the first budget: the compiled ascent of the starts, with other limits.
+
+        The relaxed optimum, on the design sample; the layouts are not rounded to integers.
+        """
+        count, lanes = self.search.pareto, ascended.state.step.shape[0]
+        if not count:
+            return None
+        limits = self.study.problem.limits
+        factors = np.geomspace(0.4, 1.6, count)
+        file, points = "checkpoints/front.json", []
+        if self.folder.has(file):
+            return self.folder.read_json(file)
+        for begin in range(0, count, lanes):
+            chosen = factors[begin : begin + lanes]
+            # a short batch is filled up with its last point, so that nothing is compiled again
+            padded = np.concatenate([chosen, np.repeat(chosen[-1:], lanes - len(chosen))])
+            moved = [split(self.study.rescaled(final, float(f)))[0] for f in padded]
+            lane_limits = np.tile(limits, (lanes, 1))
+            lane_limits[:, 0] *= padded
+            state, outcome = ascended.climb.continue_from(stack(moved), lane_limits, FRONT_STEPS)
+            used, value = np.asarray(outcome.used[-1]), np.asarray(outcome.objective[-1])
+            points += [
+                {"limit": lane_limits[i, 0], "used": used[i], "objective": value[i]} for i in range(len(chosen))
+            ]
+            self.progress("Pareto front", min(1.0, (begin + lanes) / count))
+        out = {"constraint": self.study.problem.constraints[0].name, "points": points}
+        self.folder.write_json(file, out)
+        return self.folder.read_json(file)
+
+    def grid(self, final: PyTree) -> dict[str, Any] | None:
+        """Hard objective on held-out events over a grid of the two geometry parameters around the optimum."""
+        if not self.search.grid:
+            return None
+        file = "checkpoints/grid.json"
+        if not self.folder.has(file):
+            scanned = self.study.scan(final, self.search.grid, lambda f: self.progress("thickness scan", f))
+            self.folder.write_json(file, scanned)
+        return self.folder.read_json(file)
+
+
+class Ascended:
+    """The end of the ascent: all lanes, and how they got there.
+
+    Attributes:
+        climb, state: the compiled ascent and its last state.
+        history: (step, lane, 1 + constraint), objective and used budgets before every step.
+        best: the lane with the largest objective among those within the budgets (to `FEASIBLE`).
+    """
+
+    def __init__(self, climb: Ascent, state: AscentState, history: np.ndarray, limits: np.ndarray):
+        self.climb, self.state, self.history = climb, state, history
+        last = history[-1]
+        self.objective = last[:, 0]
+        self.within = np.all(last[:, 1:] <= limits * (1 + FEASIBLE), axis=1)
+        ranked = np.where(self.within, self.objective, -np.inf)
+        self.best = int(np.argmax(ranked if self.within.any() else -np.max(last[:, 1:] / limits, axis=1)))
+
+    def design(self, index: int) -> PyTree:
+        """The whole design of one lane."""
+        return eqx.combine(lane(self.state.trainable, index), self.climb.rest)
+
+    def summary(self) -> dict[str, Any]:
+        """How many starts there were, and how many agree with the best."""
+        best = self.objective[self.best]
+        agree = self.within & (np.abs(self.objective / best - 1) < AGREE)
+        return {
+            "count": len(self.objective),
+            "agree": int(agree.sum()),
+            "tolerance": AGREE,
+            "objectives": self.objective,
+            "within_budget": self.within,
+            "history": self.history[:, :, 0],
+        }
+
+
+def with_integers(design: PyTree, values: Mapping[str, float]) -> PyTree:
+    """The design with some scalar Params at integer values."""
+    params = named_params(design)
+    raw = [float(params[name].at(value).raw) for name, value in values.items()]
+    return with_values(design, tuple(values), np.array(raw))
+
+
+def audit_study(
+    study: AbstractStudy, design: PyTree, *, seed: int = 0, progress: Callable[[str], None] | None = None
+) -> list[AuditRow]:
+    """Gradient audit of a study's relaxed objective at a design: every Param and some network weights."""
+    return audit(
+        lambda d, context: study.problem.evaluate(d, context).objective,
+        design,
+        study.problem.context,
+        weights=AUDIT_WEIGHTS,
+        seed=seed,
+        progress=progress,
+    )
+
+
+def gradient_cost(study: AbstractStudy, design: PyTree, *, repeats: int = 7) -> float:
+    """Time of the gradient with respect to all parameters, value included, over the time of the value alone.
+
+    Both compiled and warm; the median of alternating pairs.
+    """
+    trainable, rest = split(design)
+
+    def objective(t: PyTree, context: PyTree) -> Any:
+        return study.problem.evaluate(eqx.combine(t, rest), context).objective
+
+    both = [jax.jit(objective), jax.jit(jax.value_and_grad(objective))]
+    for function in both:
+        jax.block_until_ready(function(trainable, study.problem.context))
+    ratios = []
+    for _ in range(repeats):
+        seconds = []
+        for function in both:
+            began = time.perf_counter()
+            jax.block_until_ready(function(trainable, study.problem.context))
+            seconds.append(time.perf_counter() - began)
+        ratios.append(seconds[1] / seconds[0])
+    return float(np.median(ratios))

@@ -1,0 +1,204 @@
+r"""The last, exact step: constraints met to rounding, and the multipliers that prove it.
+
+Sequential least-squares programming (SLSQP from scipy; Kraft 1988) on the few parameters named, everything else held.
+The multipliers are those of the Karush-Kuhn-Tucker conditions, $\nabla \ln Z = \sum_i \lambda_i \nabla g_i$, by
+non-negative least squares over the active constraints.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.optimize
+from jaxtyping import PyTree
+
+from diffhep.design.problem import Constraint, Outcome, Problem, excess
+from diffhep.parameters import Param, is_param, named_params, path_name
+
+# limits are tightened by this much, so that the solver's own tolerance cannot leave a budget exceeded
+MARGIN = 1e-7
+ACTIVE = 1e-4
+
+
+@dataclasses.dataclass(frozen=True)
+class Polished:
+    """A design at a constrained optimum.
+
+    Attributes:
+        design: with the named parameters moved.
+        objective, used: of the design.
+        converged: whether the solver says so and every constraint holds.
+        message: the solver's own words.
+    """
+
+    design: PyTree
+    objective: float
+    used: np.ndarray
+    converged: bool
+    message: str
+
+
+def with_values(design: PyTree, names: Sequence[str], raw: object) -> PyTree:
+    """The design with the raw leaves of some scalar Params replaced, in the order of `names`."""
+    positions = {name: i for i, name in enumerate(names)}
+
+    def replace(path: tuple, node: object) -> object:
+        name = path_name(path)
+        if isinstance(node, Param) and name in positions:
+            return eqx.tree_at(lambda p: p.raw, node, jnp.asarray(raw)[positions[name]])
+        return node
+
+    return jax.tree_util.tree_map_with_path(replace, design, is_leaf=is_param)
+
+
+class Sensitivities:
+    """Objective, constraint use and their gradients with respect to some scalar Params, compiled once.
+
+    Args:
+        problem: what is evaluated.
+        names: paths of scalar Params, as in `named_params`.
+    """
+
+    def __init__(self, problem: Problem, names: Sequence[str]):
+        self.problem, self.names = problem, tuple(names)
+        self.traces = 0
+
+        def outcome(raw: jax.Array, design: PyTree, context: PyTree) -> Outcome:
+            return problem.evaluate(with_values(design, self.names, raw), context)
+
+        def everything(raw: jax.Array, design: PyTree, context: PyTree) -> tuple[Outcome, jax.Array, jax.Array]:
+            self.traces += 1
+            # one gradient each, rather than one vmapped pullback of everything: costs that do not depend on the events
+            # are then free, and the compiler shares the forward pass
+            slope = jax.grad(lambda r: outcome(r, design, context).objective)(raw)
+            count = len(problem.constraints)
+            rows = [jax.grad(lambda r, i=i: outcome(r, design, context).used[i])(raw) for i in range(count)]
+            return outcome(raw, design, context), slope, jnp.stack(rows)
+
+        self.everything = eqx.filter_jit(everything)
+
+    def raw(self, design: PyTree) -> np.ndarray:
+        """Raw leaves of the named Params."""
+        params = named_params(design)
+        return np.array([float(params[name].raw) for name in self.names])
+
+    def __call__(self, raw: np.ndarray, design: PyTree) -> tuple[float, np.ndarray, np.ndarray, np.ndarray]:
+        """Objective, used, d(objective)/d(raw), d(used)/d(raw)."""
+        outcome, slope, rows = self.everything(jnp.asarray(raw), design, self.problem.context)
+        return float(outcome.objective), np.asarray(outcome.used), np.asarray(slope), np.asarray(rows)
+
+
+def polish(
+    sensitivities: Sensitivities,
+    design: PyTree,
+    *,
+    limits: np.ndarray | None = None,
+    max_steps: int = 40,
+    tolerance: float = 1e-9,
+    on_step: Callable[[int, float], None] | None = None,
+) -> Polished:
+    """Maximise the objective over the named Params of `sensitivities`, with every constraint met.
+
+    Args:
+        sensitivities: the compiled problem; its `names` are what moves.
+        design: where to start.
+        limits: other limits than the problem's own.
+        max_steps: iterations of the solver.
+        tolerance: on the change of ln(objective).
+        on_step: called with the iteration and the objective.
+    """
+    limits = sensitivities.problem.limits if limits is None else np.asarray(limits)
+    tightened = limits * (1 - MARGIN)
+    cache: dict[bytes, tuple] = {}
+    count = 0
+
+    def at(raw: np.ndarray) -> tuple[float, np.ndarray, np.ndarray, np.ndarray]:
+        point = raw.tobytes()
+        if point not in cache:
+            cache.clear()
+            cache[point] = sensitivities(raw, design)
+        return cache[point]
+
+    def report(_: np.ndarray) -> None:
+        nonlocal count
+        count += 1
+        if on_step is not None:
+            on_step(count, next(iter(cache.values()))[0])
+
+    solution = scipy.optimize.minimize(
+        lambda r: -np.log(at(r)[0]),
+        sensitivities.raw(design),
+        jac=lambda r: -at(r)[2] / at(r)[0],
+        method="SLSQP",
+        constraints=[
+            {
+                "type": "ineq",
+                "fun": lambda r: 1 - at(r)[1] / tightened,
+                "jac": lambda r: -at(r)[3] / tightened[:, None],
+            }
+        ],
+        callback=report,
+        options={"maxiter": max_steps, "ftol": tolerance},
+    )
+    objective, used, _, _ = at(solution.x)
+    feasible = bool(np.all(used <= limits))
+    return Polished(
+        with_values(design, sensitivities.names, solution.x),
+        objective,
+        used,
+        bool(solution.success) and feasible,
+        str(solution.message),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Certificate:
+    """The Karush-Kuhn-Tucker conditions at a design.
+
+    Attributes:
+        multipliers: d(objective)/d(limit) per unit of each limit; 0 for an inactive constraint.
+        active: whether each constraint binds.
+        residual: norm of the part of d(ln objective)/d(raw) that no active constraint balances.
+        excess: largest relative excess over a limit; not positive when all hold.
+    """
+
+    multipliers: np.ndarray
+    active: np.ndarray
+    residual: float
+    excess: float
+
+
+def certify(
+    sensitivities: Sensitivities, design: PyTree, *, limits: np.ndarray | None = None, active: float = ACTIVE
+) -> Certificate:
+    """Multipliers and residual of the Karush-Kuhn-Tucker conditions at a design.
+
+    Args:
+        sensitivities: the compiled problem.
+        design: the design.
+        limits: other limits than the problem's own.
+        active: a constraint counts as active within this relative distance of its limit.
+    """
+    limits = sensitivities.problem.limits if limits is None else np.asarray(limits)
+    objective, used, slope, rows = sensitivities(sensitivities.raw(design), design)
+    over = np.asarray(excess(jnp.asarray(used), jnp.asarray(limits)))
+    binding = over > -active
+    scaled = rows / limits[:, None]
+    gradient = slope / objective
+    multipliers = np.zeros(len(limits))
+    if binding.any():
+        multipliers[binding], _ = scipy.optimize.nnls(scaled[binding].T, gradient)
+    residual = np.linalg.norm(gradient - multipliers @ scaled)
+    return Certificate(multipliers * objective / limits, binding, float(residual), float(over.max()))
+
+
+def shortfalls(constraints: Sequence[Constraint], least: np.ndarray) -> list[str]:
+    """One sentence for each constraint that even the least possible use exceeds."""
+    return [
+        f"{c.name}: at least {low:.4g} {c.unit}".rstrip() + f" is needed, {low - c.limit:.4g} more than {c.limit:.4g}"
+        for c, low in zip(constraints, least, strict=True)
+        if low > c.limit
+    ]

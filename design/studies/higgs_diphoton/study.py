@@ -1,0 +1,300 @@
+"""H -> gamma gamma: the calorimeter, trigger and networks that find the Higgs boson best, within a budget.
+
+Events are Pythia 8 pp collisions at 13 TeV. The parameters are the thickness of absorber and scintillator, the number of
+layers, two trigger thresholds, the photon-identification cut and two networks; the objective is the expected discovery
+significance of the diphoton mass spectrum; the budgets are cost, depth and trigger rate.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jaxtyping import Array, PRNGKeyArray, PyTree
+
+from diffhep.design.config import HiggsDiphotonSettings
+from diffhep.design.studies.higgs_diphoton.experiment import (
+    HARD,
+    RELAXED,
+    Data,
+    Decisions,
+    Experiment,
+    Nuisances,
+    Spectrum,
+    measured,
+    menu_with,
+    significance,
+    templates,
+)
+from diffhep.design.studies.higgs_diphoton.data import load
+from diffhep.design.studies.higgs_diphoton.pictures import pictures
+from diffhep.design.studies.higgs_diphoton.training import stagewise
+from diffhep.design.honest import Measured, measure_with_error
+from diffhep.design.problem import Constraint, Outcome, Problem
+from diffhep.design.study import AbstractStudy, Report
+from diffhep.detector import SamplingCalorimeter
+from diffhep.parameters import Param, resolve
+from diffhep.tagging import PhotonTagger
+from diffhep.trigger import DenseClassifier, DiphotonMenu, FixedPoint, quantised, trigger_features
+
+Context = tuple[Spectrum, Data]
+LAYERS = "calorimeter.layers"
+INPUT_FORMAT = FixedPoint(k=0, i=2, f=8)
+
+
+class HiggsDiphoton(AbstractStudy):
+    """The study; see the module's text."""
+
+    name = "higgs-diphoton"
+    objective_name = "expected discovery significance Z"
+    integers = (LAYERS,)
+    adjustable = (
+        "calorimeter.absorber",
+        "calorimeter.active",
+        "menu.leading",
+        "menu.subleading",
+        "photon_cut",
+    )
+
+    def __init__(self, settings: HiggsDiphotonSettings):
+        self.settings = settings
+        loaded = load(settings)
+        self.data, self.fresh, self.samples = loaded.design, loaded.held_out, loaded.samples
+        a = settings.analysis
+        if not a.mass_low < a.mass_high:
+            msg = f"analysis.mass_low: must be below mass_high, got {a.mass_low} and {a.mass_high} GeV"
+            raise ValueError(msg)
+        self.spectrum = Spectrum(
+            jnp.linspace(a.mass_low, a.mass_high, a.bins + 1), a.energy_scale, a.leading_ratio, a.subleading_ratio
+        )
+        self.network_key = jr.key(settings.search.seed)
+        b = settings.budget
+        self.problem = Problem(
+            self.evaluate,
+            (self.spectrum, self.data),
+            (Constraint("cost", b.cost, "cost unit"), Constraint("depth", b.depth, "mm"), Constraint("rate", b.rate, "Hz")),
+        )
+        self.judges = {relaxed: measure_with_error(self.judged(relaxed=relaxed)) for relaxed in (True, False)}
+
+    def untrained(self) -> Experiment:
+        """The initial layout with random networks."""
+        c, t = self.settings.calorimeter, self.settings.trigger
+        tagger, classifier = jr.split(self.network_key)
+        calorimeter = SamplingCalorimeter(
+            Param(c.absorber, unit="mm", role="geometry", bounds=(0.3, 20.0)),
+            Param(c.active, unit="mm", role="geometry", bounds=(0.3, 20.0)),
+            Param(self.affordable_layers(), unit="", role="geometry", bounds=(4.0, 160.0)),
+            photoelectrons=c.photoelectrons,
+            constant_term=c.constant_term,
+            noise=c.noise,
+            inner_radius=c.inner_radius,
+            position_constant=c.position_constant,
+            width_constant=c.width_constant,
+            hadron_response=c.hadron_response,
+            readouts=c.readouts,
+        )
+        menu = DiphotonMenu(
+            Param(t.leading, unit="GeV", role="threshold", bounds=(18.0, 100.0)),
+            Param(t.subleading, unit="GeV", role="threshold", bounds=(14.0, 80.0)),
+            # fractions spread by about 1/4 around 1/8, the width by 16 mm around it: constants, so that every design has them
+            DenseClassifier.init(
+                (c.readouts + 2, t.hidden, 1),
+                key=classifier,
+                exponents=(-2,) * c.readouts + (0, 0),
+                offsets=(0.5,) * c.readouts + (1.0, 0.75),
+            ),
+        )
+        return Experiment(
+            calorimeter,
+            PhotonTagger.init(c.readouts, width=self.settings.analysis.tagger_width, key=tagger),
+            menu,
+            Param(0.0, unit="logit", role="threshold"),
+            Nuisances(*(Param(0.0, unit="sigma", role="nuisance", frozen=True) for _ in range(2))),
+        )
+
+    def affordable_layers(self) -> float:
+        """The configured number of layers, or the most that the budget pays for."""
+        c, b = self.settings.calorimeter, self.settings.budget
+        each = b.cost_per_layer + b.cost_per_absorber * c.absorber + b.cost_per_active * c.active
+        return max(min(c.layers, np.floor(b.cost / each), np.floor(b.depth / (c.absorber + c.active))), 5.0)
+
+    def geometry_use(self, calorimeter: SamplingCalorimeter) -> tuple[Array, Array]:
+        """Cost and depth [mm] of a calorimeter whose Params are resolved."""
+        b = self.settings.budget
+        each = b.cost_per_layer + b.cost_per_absorber * calorimeter.absorber + b.cost_per_active * calorimeter.active
+        return calorimeter.layers * each, calorimeter.depth()
+
+    def outcome(self, design: Experiment, context: Context, decisions: Decisions) -> Outcome:
+        """Objective and used budgets of a design."""
+        spectrum, data = context
+        resolved = resolve(design)
+        t = templates(resolved, spectrum, data, decisions)
+        cost, depth = self.geometry_use(resolved.calorimeter)
+        return Outcome(significance(spectrum, t), jnp.stack([cost, depth, t.rate]))
+
+    def evaluate(self, design: Experiment, context: Context) -> Outcome:
+        """Relaxed, with common random numbers."""
+        return self.outcome(design, context, RELAXED)
+
+    def initial(self, *, progress: Report) -> Experiment:
+        """Networks trained by cross-entropy at the initial layout, cuts at fixed efficiency, thresholds at the rate."""
+        trained = stagewise(
+            self.untrained(),
+            self.spectrum,
+            self.data,
+            steps=self.settings.search.warmup,
+            progress=progress,
+        )
+        return self.settle(trained)
+
+    def start(self, initial: Experiment, *, key: PRNGKeyArray) -> Experiment:
+        """Random thicknesses and thresholds; as many layers as a random share of the budget pays for."""
+        u = np.asarray(jr.uniform(key, (5,)))
+        absorber, active = 1.5 * 5.0 ** u[0], 1.0 * 5.0 ** u[1]
+        b = self.settings.budget
+        each = b.cost_per_layer + b.cost_per_absorber * absorber + b.cost_per_active * active
+        layers = (0.6 + 0.4 * u[2]) * min(b.cost / each, b.depth / (absorber + active))
+        leading, subleading = (float(p.unwrap()) for p in (initial.menu.leading, initial.menu.subleading))
+        values = (
+            np.clip(absorber, 0.31, 19.9),
+            np.clip(active, 0.31, 19.9),
+            np.clip(layers, 4.5, 159.0),
+            np.clip(leading + 6 * (u[3] - 0.5), 18.5, 99.0),
+            np.clip(subleading + 6 * (u[4] - 0.5), 14.5, 79.0),
+        )
+        where = lambda e: (e.calorimeter.absorber, e.calorimeter.active, e.calorimeter.layers, *thresholds(e))
+        return eqx.tree_at(where, initial, tuple(p.at(v) for p, v in zip(where(initial), values, strict=True)))
+
+    def rescaled(self, design: Experiment, factor: float) -> Experiment:
+        """The same layers, more or fewer of them, so that the cost is `factor` of its budget."""
+        cost, _ = self.geometry_use(resolve(design.calorimeter))
+        layers = design.calorimeter.layers
+        count = np.clip(float(layers.unwrap()) * factor * self.settings.budget.cost / float(cost), 4.5, 159.0)
+        return eqx.tree_at(lambda e: e.calorimeter.layers, design, layers.at(count))
+
+    def scan(self, design: Experiment, points: int, progress: Callable[[float], None]) -> Mapping[str, Any]:
+        """Hard objective on held-out events over absorber and active thickness; nan where a budget is exceeded."""
+        c = design.calorimeter
+        axes = [float(p.unwrap()) * np.geomspace(0.75, 1.35, points) for p in (c.absorber, c.active)]
+        rows = []
+        for i, absorber in enumerate(axes[0]):
+            row = []
+            for active in axes[1]:
+                moved = eqx.tree_at(
+                    lambda e: (e.calorimeter.absorber, e.calorimeter.active),
+                    design,
+                    (c.absorber.at(absorber), c.active.at(active)),
+                )
+                judged = self.judge(moved, relaxed=False)
+                row.append({"objective": judged["objective"].value, "stderr": judged["objective"].stderr})
+                row[-1] |= {k.name: judged[k.name].value for k in self.problem.constraints}
+            rows.append(row)
+            progress((i + 1) / points)
+        return {"names": ["absorber", "active"], "unit": "mm", "axes": axes, "rows": rows}
+
+    def hard_version(self, design: Experiment) -> Experiment:
+        """The same design with the trigger classifier in fixed point."""
+        return eqx.tree_at(lambda e: e.menu.classifier, design, self.hardware(design))
+
+    def hardware(self, design: Experiment) -> Any:
+        """The classifier in fixed point, with formats that cover its inputs and activations on the design sample."""
+        t = self.settings.trigger
+        return quantised(
+            design.menu.classifier,
+            input_format=INPUT_FORMAT,
+            weight_bits=t.weight_bits,
+            activation_bits=t.activation_bits,
+            calibration_inputs=self.calibration_inputs(design),
+        )
+
+    def calibration_inputs(self, design: Experiment) -> Array:
+        """What the classifier sees of the jets and the signal of the design sample."""
+        resolved = resolve(design)
+        inputs = []
+        for name in ("jets", "signal"):
+            photons = measured(resolved, self.spectrum, self.data, name)
+            inputs.append(trigger_features(photons).reshape(-1, self.settings.calorimeter.readouts + 2))
+        return jnp.concatenate(inputs)
+
+    def settle(self, design: Experiment) -> Experiment:
+        """Both thresholds moved together, as little as possible, until the hard rate meets its budget."""
+        hard = resolve(self.hard_version(design))
+        pt, weight = jet_acceptance(hard, self.spectrum, self.data)
+        high, low = np.max(pt, axis=1), np.min(pt, axis=1)
+        leading, subleading = (float(p.unwrap()) for p in thresholds(design))
+        # an event is kept up to this common shift of both thresholds; the rate is a falling step function of the shift
+        last = np.minimum(high - leading, low - subleading)
+        order = np.argsort(-last)
+        within = np.cumsum(weight[order]) <= self.settings.budget.rate
+        kept = int(np.sum(within))
+        shift = last[order][kept] if kept < len(order) else last.min()
+        # inside the bounds of both thresholds; just above the first event that must not pass
+        shift = float(np.clip(shift + 1e-9, max(18.0 - leading, 14.0 - subleading) + 1e-3, None))
+        moved = tuple(p.at(v + shift) for p, v in zip(thresholds(design), (leading, subleading), strict=True))
+        return eqx.tree_at(thresholds, design, moved)
+
+    def judged(self, *, relaxed: bool) -> Any:
+        """The function of a design and event factors that `judge` compiles."""
+
+        def function(design: Experiment, factors: Mapping[str, Array], context: Context) -> dict[str, Array]:
+            spectrum, data = context
+            out = self.outcome(design, (spectrum, reweighted(data, factors)), RELAXED if relaxed else HARD)
+            names = [c.name for c in self.problem.constraints]
+            return {"objective": out.objective, **{name: out.used[i] for i, name in enumerate(names)}}
+
+        return function
+
+    def judge(self, design: Experiment, *, relaxed: bool) -> Mapping[str, Measured]:
+        """On held-out events: relaxed, or with steps, counts and the integer classifier."""
+        sizes = {name: getattr(self.fresh, name).size for name in ("signal", "background", "jets")}
+        context = self.spectrum, self.fresh
+        return self.judges[relaxed](design if relaxed else self.hard_version(design), sizes, context)
+
+    def least_use(self) -> np.ndarray:
+        """Cost and depth at the thinnest, fewest layers; rate with both thresholds at their upper bound."""
+        smallest = eqx.tree_at(
+            lambda e: (e.calorimeter.absorber, e.calorimeter.active, e.calorimeter.layers),
+            resolve(self.untrained()),
+            (jnp.array(0.3), jnp.array(0.3), jnp.array(4.0)),
+        )
+        cost, depth = self.geometry_use(smallest.calorimeter)
+        pt = np.asarray(self.data.jets["pt"])
+        above = (pt.max(axis=1) > 100.0) & (pt.min(axis=1) > 80.0)
+        return np.array([float(cost), float(depth), float(np.sum(np.asarray(self.data.jets.weight)[above]))])
+
+    def pictures(self, initial: Experiment, final: Experiment) -> Mapping[str, Any]:
+        """Spectra, resolution terms, turn-on and rate curves."""
+        return pictures(self, initial, final)
+
+    def provenance(self) -> Mapping[str, Any]:
+        """Files, processes, cross-sections and seeds of the samples."""
+        return self.samples
+
+
+def thresholds(experiment: Experiment) -> tuple[Param, Param]:
+    """Leading and subleading threshold."""
+    return experiment.menu.leading, experiment.menu.subleading
+
+
+def reweighted(data: Data, factors: Mapping[str, Array]) -> Data:
+    """Data with the events of each named sample multiplied by factors."""
+    names = tuple(factors)
+    return eqx.tree_at(
+        lambda d: tuple(getattr(d, name) for name in names),
+        data,
+        tuple(getattr(data, name).reweight(factors[name]) for name in names),
+    )
+
+
+def jet_acceptance(
+    experiment: Experiment, spectrum: Spectrum, data: Data
+) -> tuple[np.ndarray, np.ndarray]:
+    """Measured pt of the jets' candidates [GeV] and the rate [Hz] each event adds if both thresholds pass it."""
+    photons = measured(experiment, spectrum, data, "jets")
+    objects = menu_with(experiment, HARD).object_acceptance(photons)
+    pt = jnp.where(photons.mask, photons["pt"], 0.0)
+    return np.asarray(pt), np.asarray(data.jets.weight * objects[:, 0] * objects[:, 1])
+

@@ -1,0 +1,87 @@
+"""What a study is: the only place where a detector, samples and an objective meet.
+
+A study answers a dozen questions; `diffhep.design.optimise` asks them in order. To start a new one, copy
+`diffhep/design/studies/higgs_diphoton.py`.
+"""
+
+import abc
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import PRNGKeyArray, PyTree
+
+from diffhep.design.config import Settings
+from diffhep.design.honest import Measured
+from diffhep.design.problem import Outcome, Problem
+
+Report = Callable[[str, float], None]
+"""Called with a phase's name and the fraction done."""
+
+
+class AbstractStudy(abc.ABC):
+    """A design problem with its data.
+
+    Attributes:
+        name: as typed on the command line.
+        settings: every constant.
+        problem: the relaxed objective on the design sample, with its constraints.
+        integers: paths of Params that are integers in the real detector.
+        adjustable: paths of the scalar Params that the last, exact step moves.
+        objective_name: with its unit, for tables and plots.
+    """
+
+    name: str
+    settings: Settings
+    problem: Problem
+    integers: tuple[str, ...]
+    adjustable: tuple[str, ...]
+    objective_name: str
+
+    @abc.abstractmethod
+    def untrained(self) -> PyTree:
+        """The initial layout with random networks: the structure of every design of this study."""
+
+    @abc.abstractmethod
+    def initial(self, *, progress: Report) -> PyTree:
+        """The design to beat: each stage tuned alone, within the budget."""
+
+    @abc.abstractmethod
+    def start(self, initial: PyTree, *, key: PRNGKeyArray) -> PyTree:
+        """A random start, with the initial design's networks."""
+
+    @abc.abstractmethod
+    def rescaled(self, design: PyTree, factor: float) -> PyTree:
+        """The design made smaller or larger, to use about `factor` of its first budget."""
+
+    @abc.abstractmethod
+    def scan(self, design: PyTree, points: int, progress: Callable[[float], None]) -> Mapping[str, Any]:
+        """Hard objective on held-out events over a grid of two geometry parameters, all else held."""
+
+    @abc.abstractmethod
+    def evaluate(self, design: PyTree, context: PyTree) -> Outcome:
+        """The relaxed objective; what `problem.evaluate` calls."""
+
+    @abc.abstractmethod
+    def settle(self, design: PyTree) -> PyTree:
+        """The design with its thresholds moved so that the hard detector meets its budgets on the design sample."""
+
+    @abc.abstractmethod
+    def judge(self, design: PyTree, *, relaxed: bool) -> Mapping[str, Measured]:
+        """`objective` and every constraint's name, on held-out events, relaxed or hard."""
+
+    @abc.abstractmethod
+    def pictures(self, initial: PyTree, final: PyTree) -> Mapping[str, Any]:
+        """Arrays for the report's figures, JSON-able."""
+
+    @abc.abstractmethod
+    def hardware(self, design: PyTree) -> Any:
+        """The quantised classifier of the trigger, ready for export."""
+
+    @abc.abstractmethod
+    def least_use(self) -> np.ndarray:
+        """The least any design inside the bounds uses of each constraint."""
+
+    @abc.abstractmethod
+    def provenance(self) -> Mapping[str, Any]:
+        """Where the data came from, for the result and the model card."""

@@ -1,0 +1,159 @@
+"""Gradient audit: automatic derivatives against central finite differences, parameter by parameter.
+
+With common random numbers a stochastic pipeline is a deterministic function of its parameters, and the two derivatives
+must agree to the accuracy of the difference quotient. The quotient is extrapolated once (Richardson), which leaves an
+error of fourth order in the step, and the step is chosen from a short ladder by the smallest change between rungs.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, PyTree
+
+from diffhep.parameters import Param, is_param, path_name, split
+
+
+@dataclasses.dataclass(frozen=True)
+class AuditRow:
+    """One parameter (or one element of an array of them).
+
+    Attributes:
+        name: path of the parameter.
+        role: geometry, threshold, nuisance or weight.
+        unit: of the physical value; gradients are per unit of the objective's argument `raw` times its slope.
+        automatic, difference: the two derivatives with respect to the physical value.
+        error: estimated error of the difference quotient.
+        relative: |automatic - difference| / scale.
+        passed: whether the relative deviation is within the tolerance.
+    """
+
+    name: str
+    role: str
+    unit: str
+    automatic: float
+    difference: float
+    error: float
+    relative: float
+    passed: bool
+
+
+def central_difference(
+    function: Callable[[float], float], *, steps: tuple[float, ...] = (3e-3, 1e-3, 3e-4, 1e-4)
+) -> tuple[float, float]:
+    """Derivative at 0 by Richardson-extrapolated central differences, and an estimate of its error.
+
+    >>> value, _ = central_difference(lambda t: np.sin(t))
+    >>> abs(value - 1.0) < 1e-9
+    True
+    """
+    rungs = []
+    for h in steps:
+        wide = (function(h) - function(-h)) / (2 * h)
+        narrow = (function(h / 2) - function(-h / 2)) / h
+        rungs.append((4 * narrow - wide) / 3)
+    changes = np.abs(np.diff(rungs))
+    best = int(np.argmin(changes))
+    return float(rungs[best + 1]), float(changes[best])
+
+
+def audit(
+    function: Callable[..., Float[jax.Array, ""]],
+    design: PyTree,
+    *context: PyTree,
+    weights: int = 8,
+    seed: int = 0,
+    tolerance: float = 1e-6,
+    floor: float = 1e-9,
+    progress: Callable[[str], None] | None = None,
+) -> list[AuditRow]:
+    """Compare the gradient of a scalar function with finite differences.
+
+    Args:
+        function: (tree with Params unresolved, *context) -> scalar; deterministic.
+        design: where to compare. All Params are compared, frozen ones too.
+        context: further arguments: events, keys.
+        weights: how many randomly chosen elements of the remaining arrays (network weights) are compared.
+        seed: of that choice.
+        tolerance: on the relative deviation.
+        floor: a derivative below this fraction of |function| per unit step is compared absolutely.
+        progress: called with each parameter's name.
+
+    Returns:
+        One row for each scalar compared.
+    """
+    free = jax.tree.map(lambda x: x.freeze(frozen=False) if is_param(x) else x, design, is_leaf=is_param)
+    trainable, rest = split(free)
+    value_and_grad = jax.jit(jax.value_and_grad(lambda t, *c: function(eqx.combine(t, rest), *c)))
+    value_at = jax.jit(lambda t, *c: function(eqx.combine(t, rest), *c))
+    value, gradient = value_and_grad(trainable, *context)
+    scale_floor = floor * max(abs(float(value)), 1e-300)
+
+    leaves, structure = jax.tree_util.tree_flatten(trainable)
+    slopes = jax.tree_util.tree_leaves(gradient)
+    rows = []
+    for index, element, label in compared(trainable, weights, seed):
+        if progress is not None:
+            progress(label.name)
+
+        def shifted(t: float, index: int = index, element: tuple = element) -> float:
+            moved = list(leaves)
+            moved[index] = leaves[index].at[element].add(t)
+            return float(value_at(jax.tree_util.tree_unflatten(structure, moved), *context))
+
+        automatic = float(slopes[index][element])
+        difference, error = central_difference(shifted)
+        scale = max(abs(automatic), abs(difference), scale_floor)
+        relative = abs(automatic - difference) / scale
+        # the quotient itself is only good to its rounding: the last digits of the function over the step
+        passed = relative <= tolerance or abs(automatic - difference) <= scale_floor
+        per_unit = 1 / float(np.asarray(label.slope)[element]) if label.slope is not None else 1.0
+        rows.append(
+            AuditRow(
+                label.name,
+                label.role,
+                label.unit,
+                automatic * per_unit,
+                difference * per_unit,
+                error * abs(per_unit),
+                relative,
+                bool(passed and np.isfinite(automatic)),
+            )
+        )
+    return rows
+
+
+@dataclasses.dataclass(frozen=True)
+class Label:
+    """What a compared scalar is."""
+
+    name: str
+    role: str
+    unit: str
+    slope: jax.Array | None
+
+
+def compared(trainable: PyTree, weights: int, seed: int) -> list[tuple[int, tuple[int, ...], Label]]:
+    """All elements of Params, and a random choice of the other elements: (leaf index, element, label)."""
+    chosen, others, index = [], [], 0
+    for path, node in jax.tree_util.tree_leaves_with_path(trainable, is_leaf=is_param):
+        name = path_name(path)
+        if isinstance(node, Param):
+            label = Label(name, node.role, node.unit, node.slope())
+            chosen += [(index, i, indexed(label, i)) for i in np.ndindex(jnp.shape(node.raw))]
+        else:
+            label = Label(name, "weight", "", None)
+            others += [(index, i, indexed(label, i)) for i in np.ndindex(jnp.shape(node))]
+        index += 1
+    picks = np.random.default_rng(seed).permutation(len(others))[:weights]
+    return chosen + [others[i] for i in np.sort(picks)]
+
+
+def indexed(label: Label, element: tuple[int, ...]) -> Label:
+    """The label of one element of an array."""
+    if not element:
+        return label
+    return dataclasses.replace(label, name=f"{label.name}[{','.join(map(str, element))}]")

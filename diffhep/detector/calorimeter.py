@@ -1,0 +1,252 @@
+r"""Sampling calorimeter: the response to photons as a differentiable function of the layout.
+
+A stack of `layers` layers, each `absorber` mm of absorber and `active` mm of scintillator, in projective geometry at
+`inner_radius` from the interaction point: every photon crosses it at normal incidence. With E in GeV, t in radiation
+lengths X0:
+
+- sampling fraction $f = t_s m_s/(t_s m_s + t_a m_a)$ of minimum-ionising energy loss m;
+- sampling term $a = 0.027\sqrt{t_s[\mathrm{mm}]/f}$ GeV^(1/2) (Livan, Vercesi, Wigmans, CERN 95-02; PDG Review,
+  Calorimeters), photo-statistics $p^2 = 1/(Y f)$ GeV for Y photo-electrons per visible GeV;
+- longitudinal profile of `diffhep.detector.shower`, starting at a depth that is exponentially distributed with mean 9/7
+  X0 (photons) or one interaction length (hadrons);
+- Moliere radius $R_M = E_s \sum t_j/\sum (t_j E_{c,j}/X_{0,j})$, $E_s$ = 21.2 MeV (PDG Review, eq. 34.37 written for
+  thicknesses), taken as the 90 % radius of a two-dimensional Gaussian of width $\rho = R_M/\sqrt{2\ln 10}$;
+- position: the centroid of $N = E/(a^2 + p^2)$ independent samples of that Gaussian, $\sigma_x = \rho/\sqrt N$, and a
+  constant term; the same N gives the error $1/\sqrt N$ of the squared lateral width.
+
+The energy of a shower is read out in `readouts` groups of layers of equal depth.
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from diffhep.detector.material import LEAD, POLYSTYRENE, Material
+from diffhep.detector.shower import (
+    PHOTON_START,
+    SHOWER_RATE,
+    LeakageCurve,
+    gamma_fractions,
+    leakage_curve,
+    leakage_moments,
+    shape_parameter,
+)
+from diffhep.events import Events
+from diffhep.kinematics import safe_sqrt, wrap_phi
+from diffhep.parameters import Param
+from diffhep.stage import AbstractStage
+from diffhep.units import MeV
+
+Scalar = Float[Array, ""] | Param | float
+
+SCALE_ENERGY = 21.2 * MeV  # E_s of the Moliere radius
+CONTAINMENT = float(np.sqrt(2 * np.log(10)))  # radius of 90 % containment over the width of a 2-d Gaussian
+
+
+class ShowerNoise(eqx.Module):
+    """The random numbers behind one response: the reparametrised fluctuations, written out.
+
+    Keeping them fixed while the layout moves gives common random numbers, and spares drawing them again at every step.
+
+    Attributes:
+        conversion: unit exponential, depth of each constituent's conversion.
+        hadron: unit exponential, depth of the hadronic interaction.
+        sampling: unit normal, of each readout group.
+        common: unit normal, the constant term.
+        lateral: three unit normals: eta, phi and width.
+    """
+
+    conversion: Float[Array, "event object constituent"]
+    hadron: Float[Array, "event object"]
+    sampling: Float[Array, "event object readout"]
+    common: Float[Array, "event object"]
+    lateral: Float[Array, "3 event object"]
+
+
+class SamplingCalorimeter(AbstractStage):
+    """Sampling calorimeter in projective geometry; see the module's text for the formulas.
+
+    Called on events with `pt` [GeV], `eta`, `phi`, and optionally `em_fraction` (event, object, constituent), `em_rms`
+    (rms distance of the constituents in eta-phi) and `hoe` (hadronic over electromagnetic energy). Adds
+    `readout_energy` (event, object, readout) at the electromagnetic scale [GeV] and `width` [mm]; replaces `eta`, `phi`
+    by the measured ones and drops `pt`.
+
+    Attributes:
+        absorber, active: thickness in one layer [mm].
+        layers: number of layers; an integer in a real detector, any positive number on the way there.
+        photoelectrons: per GeV of visible energy.
+        constant_term: relative, common to all readouts of a photon.
+        noise: electronic noise of one layer [GeV], at the electromagnetic scale.
+        inner_radius: of the front face [mm].
+        position_constant: constant term of the position [mm].
+        width_constant: relative shower-to-shower fluctuation of the squared lateral width.
+        hadron_response: electromagnetic-scale energy per GeV of a showering hadron.
+        profile_offset: of the shower maximum, ln(E/Ec) + offset (PDG: +0.5 for photons).
+    """
+
+    absorber: Scalar
+    active: Scalar
+    layers: Scalar
+    photoelectrons: float = 5000.0
+    constant_term: float = 0.003
+    noise: float = 0.005
+    inner_radius: float = 1300.0
+    position_constant: float = 0.3
+    width_constant: float = 0.03
+    hadron_response: float = 0.5
+    profile_offset: float = 0.5
+    readouts: int = eqx.field(static=True, default=8)
+    absorber_material: Material = eqx.field(static=True, default=LEAD)
+    active_material: Material = eqx.field(static=True, default=POLYSTYRENE)
+
+    def __check_init__(self):
+        if self.readouts < 1:
+            msg = f"a calorimeter needs at least one readout, got {self.readouts}"
+            raise ValueError(msg)
+
+    def sampling_fraction(self) -> Float[Array, ""]:
+        """Visible over total energy loss of a minimum-ionising particle."""
+        visible = self.active * self.active_material.mip_loss
+        return visible / (visible + self.absorber * self.absorber_material.mip_loss)
+
+    def sampling_term(self) -> Float[Array, ""]:
+        """Coefficient a of a/sqrt(E) [GeV^(1/2)]."""
+        return 0.027 * jnp.sqrt(self.active / self.sampling_fraction())
+
+    def photo_term(self) -> Float[Array, ""]:
+        """Coefficient p of the photo-statistics p/sqrt(E) [GeV^(1/2)]."""
+        return jnp.sqrt(1.0 / (self.photoelectrons * self.sampling_fraction()))
+
+    def stochastic_term(self) -> Float[Array, ""]:
+        """Sampling and photo-statistics in quadrature [GeV^(1/2)]."""
+        return jnp.sqrt(self.sampling_term() ** 2 + self.photo_term() ** 2)
+
+    def depth(self) -> Float[Array, ""]:
+        """Depth of the stack [mm]."""
+        return self.layers * (self.absorber + self.active)
+
+    def radiation_lengths(self) -> Float[Array, ""]:
+        """Depth of the stack [X0]."""
+        per_layer = self.absorber / self.absorber_material.radiation_length
+        return self.layers * (per_layer + self.active / self.active_material.radiation_length)
+
+    def interaction_length(self) -> Float[Array, ""]:
+        """Nuclear interaction length of the stack [X0]."""
+        a, s = self.absorber_material, self.active_material
+        radiation = self.absorber / a.radiation_length + self.active / s.radiation_length
+        return radiation / (self.absorber / a.interaction_length + self.active / s.interaction_length)
+
+    def lateral_width(self) -> Float[Array, ""]:
+        """Width of a shower in one transverse direction [mm]."""
+        a, s = self.absorber_material, self.active_material
+        loss = self.absorber * a.critical_energy / a.radiation_length
+        loss = loss + self.active * s.critical_energy / s.radiation_length
+        return SCALE_ENERGY * (self.absorber + self.active) / loss / CONTAINMENT
+
+    def shower_shape(self, energy: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        """Shape parameter A of the longitudinal profile of a shower of some energy [GeV]."""
+        return shape_parameter(energy, self.absorber_material.critical_energy, self.profile_offset)
+
+    def leakage(self, energy: Float[Array, "*shape"]) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
+        """Mean and standard deviation, over conversion depths, of the fraction that leaks out at the back."""
+        return leakage_moments(self.shower_shape(jnp.asarray(energy, dtype=float)), self.radiation_lengths())
+
+    def leakage_curve(self) -> LeakageCurve:
+        """Mean leakage as a function of energy: what the calibration of this layout has to know."""
+        return leakage_curve(
+            self.radiation_lengths(), self.absorber_material.critical_energy, self.profile_offset
+        )
+
+    def resolution(self, energy: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        r"""Relative energy resolution of photons.
+
+        $\sigma_E/E = \sqrt{(a^2 + p^2)/E + \sigma_L^2 + c^2 + n\,\sigma_n^2/E^2}$ with
+        $\sigma_L = \mathrm{std}[f_L]/(1 - \overline{f_L})$.
+        """
+        energy = jnp.asarray(energy, dtype=float)
+        mean, spread = self.leakage(energy)
+        noise = self.layers * self.noise**2 / energy**2
+        stochastic = self.stochastic_term() ** 2 / energy
+        return jnp.sqrt(stochastic + (spread / (1 - mean)) ** 2 + self.constant_term**2 + noise)
+
+    def contained(
+        self, energy: Float[Array, "*shape"], start: Float[Array, "*shape"]
+    ) -> Float[Array, "*shape readout"]:
+        """Fraction of a shower's energy in each group of layers, for a shower that starts at depth `start` [X0]."""
+        edges = jnp.linspace(0.0, 1.0, self.readouts + 1) * self.radiation_lengths()
+        inside = jnp.maximum(edges - start[..., None], 0.0)
+        return gamma_fractions(self.shower_shape(energy), SHOWER_RATE * inside)
+
+    def deposits(self, events: Events, noise: ShowerNoise) -> Float[Array, "event object readout"]:
+        """Energy deposited in each group of layers [GeV]: leakage and conversion fluctuate, nothing else does."""
+        energy = (events["pt"] * jnp.cosh(events["eta"]))[..., None]
+        parts = energy * events["em_fraction"] if "em_fraction" in events else energy
+        start = PHOTON_START * noise.conversion
+        deposited = jnp.sum(parts[..., None] * self.contained(parts, start), axis=-2)
+        if "hoe" not in events:
+            return deposited
+        hadrons = energy[..., 0] * events["hoe"] * self.hadron_response
+        start = self.interaction_length() * noise.hadron
+        return deposited + hadrons[..., None] * self.contained(hadrons, start)
+
+    def respond(self, x: Events, noise: ShowerNoise) -> Events:
+        """Measured readout energies, direction and lateral width, for given random numbers."""
+        deposited = self.deposits(x, noise)
+        variance = self.stochastic_term() ** 2 * deposited + self.noise**2 * self.layers / self.readouts
+        energy = deposited + safe_sqrt(variance) * noise.sampling
+        energy = energy * (1 + self.constant_term * noise.common[..., None])
+
+        total = jnp.maximum(jnp.sum(deposited, axis=-1), 0.1)
+        samples = total / self.stochastic_term() ** 2
+        width = self.lateral_width()
+        # dz = R d(eta) cosh(eta) seen along the shower, R d(phi) across it: both are R times the step in eta or phi
+        shift = jnp.sqrt(width**2 / samples + self.position_constant**2) / self.inner_radius
+        squared = 2 * width**2 + (self.inner_radius * x["em_rms"] if "em_rms" in x else 0.0) ** 2
+        squared = squared * (1 + jnp.sqrt(1 / samples + self.width_constant**2) * noise.lateral[2])
+        measured = {name: value for name, value in x.fields.items() if name != "pt"}
+        measured |= {
+            "readout_energy": energy,
+            "eta": x["eta"] + shift * noise.lateral[0],
+            "phi": wrap_phi(x["phi"] + shift * noise.lateral[1]),
+            "width": safe_sqrt(squared),
+        }
+        return Events(measured, x.mask, x.weight)
+
+    def __call__(self, x: Events, *, key: PRNGKeyArray | None = None) -> Events:
+        """`respond` with fresh random numbers; `key=None` is the mean response."""
+        return self.respond(x, draw_noise(x, self.readouts, key=key))
+
+
+def draw_noise(events: Events, readouts: int, *, key: PRNGKeyArray | None) -> ShowerNoise:
+    """The random numbers of a response to some events; without a key their means."""
+    objects = events["pt"].shape
+    shapes = noise_shapes(events, readouts)
+    if key is None:
+        ones, zeros = jnp.ones, jnp.zeros
+        return ShowerNoise(
+            ones(shapes["conversion"]), ones(objects), zeros(shapes["sampling"]), zeros(objects), zeros((3, *objects))
+        )
+    keys = jr.split(key, 5)
+    return ShowerNoise(
+        jr.exponential(keys[0], shapes["conversion"]),
+        jr.exponential(keys[1], objects),
+        jr.normal(keys[2], shapes["sampling"]),
+        jr.normal(keys[3], objects),
+        jr.normal(keys[4], (3, *objects)),
+    )
+
+
+def noise_shapes(events: Events, readouts: int) -> dict[str, tuple[int, ...]]:
+    """Shapes of the random numbers of a response to some events."""
+    objects = events["pt"].shape
+    constituents = events["em_fraction"].shape[-1] if "em_fraction" in events else 1
+    return {
+        "conversion": (*objects, constituents),
+        "hadron": objects,
+        "sampling": (*objects, readouts),
+        "common": objects,
+        "lateral": (3, *objects),
+    }

@@ -1,0 +1,303 @@
+r"""Proton collisions from Pythia 8.3 (arXiv:2203.11601), as an electromagnetic trigger sees them.
+
+Events with two photon candidates (see `diffhep.generate.candidates`) above `PT_MIN` are kept. The weight of an event is
+its share of the cross-section in pb, $w\,\sigma/\sum w$ with the sum over *all* trials of its run, so the kept weights
+add up to the cross-section after the selection, in a biased run as well.
+
+Hadrons live on where $c\tau$ > 10 mm, as in the usual definition of a stable particle.
+"""
+
+import contextlib
+import ctypes
+import dataclasses
+import difflib
+import importlib.metadata
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from diffhep.events import Events
+from diffhep.generate.candidates import Candidate
+from diffhep.generate.hadronisation import Histories, pairs_of
+from diffhep.generate.processes import COMMON, HIDDEN, PROCESSES, Run
+from diffhep.io import write_sample
+from diffhep.units import mb
+
+# GeV, leading and subleading: thresholds from 20 and 15 GeV upwards see no edge of the sample up to a resolution of 5 %
+PT_MIN = (16.0, 12.0)
+TRIALS_PER_EVENT = 10_000  # the default bound
+SEED_MAX = 900_000_000
+# of what Pythia prints, only the reason why it gives up
+SILENT = (
+    "Print:verbosity = 1",
+    "Next:numberCount = 0",
+    "Next:numberShowLHA = 0",
+    "Next:numberShowInfo = 0",
+    "Next:numberShowProcess = 0",
+    "Next:numberShowEvent = 0",
+)
+
+
+def generate(
+    process: str,
+    n: int,
+    *,
+    seed: int,
+    path: str | os.PathLike[str],
+    settings: Sequence[str] = (),
+    pt_min: tuple[float, float] = PT_MIN,
+    max_trials: int | None = None,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> Path:
+    """Generate a sample with Pythia 8 and write it as `diffhep.io.read_sample` reads it.
+
+    The same seed, settings and version of Pythia give the same events.
+
+    Args:
+        process: a name of `PROCESSES`.
+        n: number of events to keep.
+        seed: from 1 to 900000000.
+        path: of the new ROOT file.
+        settings: further lines for Pythia, after those of the process, such as `PartonLevel:MPI = off`.
+        pt_min: least pt of the leading and of the subleading candidate in GeV.
+        max_trials: give up after so many trials; by default 10000 for each event wanted.
+        overwrite: replace a file that is already there.
+        progress: show a bar on standard error.
+
+    Raises:
+        ValueError: an argument is bad, Pythia is not installed or refuses its settings, or the trials are used up.
+
+    >>> generate("diphoton", 1000, seed=1, path="diphoton.root")  # doctest: +SKIP
+    """
+    path = Path(path)
+    if process not in PROCESSES:
+        near = difflib.get_close_matches(process, PROCESSES, n=1, cutoff=0.0)[0]
+        msg = f"no process is called {process!r}; did you mean {near!r}? There are {', '.join(PROCESSES)}"
+        raise ValueError(msg)
+    if n < 1:
+        msg = f"the number of events must be at least 1, got {n}"
+        raise ValueError(msg)
+    if not 1 <= seed <= SEED_MAX:
+        msg = f"the seed must be from 1 to {SEED_MAX}, got {seed}"
+        raise ValueError(msg)
+    if not pt_min[0] >= pt_min[1] > 0:
+        msg = f"pt_min wants leading >= subleading > 0 GeV, got {pt_min[0]} and {pt_min[1]} GeV"
+        raise ValueError(msg)
+    if path.exists() and not overwrite:
+        msg = f"{path}: the file exists already; give another name or overwrite=True"
+        raise ValueError(msg)
+
+    runs = PROCESSES[process]
+    wanted = _split(n, [run.share for run in runs])
+    limit = TRIALS_PER_EVENT * n if max_trials is None else max_trials
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    results = []
+    with Progress(*columns, console=Console(stderr=True), disable=not progress) as bar:
+        task = bar.add_task(process, total=n)
+        for k, (run, count) in enumerate(zip(runs, wanted, strict=True)):
+            lines = (*COMMON, *run.settings, *settings)
+            # runs of one sample must not share random numbers
+            run_seed = (seed - 1 + k * (SEED_MAX // 7)) % SEED_MAX + 1
+            results.append(
+                _run(run, lines, count, run_seed, pt_min, limit, process, lambda: bar.advance(task)) if count else None
+            )
+            limit -= results[-1].trials if results[-1] else 0
+    return _write(path, process, seed, pt_min, [r for r in results if r is not None], overwrite)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Result:
+    """What one run of Pythia produced; cross-sections in pb."""
+
+    settings: tuple[str, ...]
+    seed: int
+    candidates: list[tuple[Candidate, Candidate]]
+    prompt: list[tuple[bool, bool]]
+    weights: np.ndarray  # of the kept events
+    hadronisations: int
+    trials: int
+    sum_of_weights: float
+    sum_of_squared_weights: float
+    cross_section: float
+    cross_section_error: float
+
+
+def _run(
+    run: Run,
+    lines: Sequence[str],
+    n: int,
+    seed: int,
+    pt_min: tuple[float, float],
+    max_trials: int,
+    process: str,
+    advance: Any,
+) -> _Result:
+    module = _pythia()
+    with _captured() as output:
+        pythia = module.Pythia("", False)
+        for line in SILENT:
+            pythia.readString(line)
+        for line in (*lines, "Random:setSeed = on", f"Random:seed = {seed}"):
+            if not pythia.readString(line, False):
+                msg = f"Pythia does not know the setting {line!r}"
+                raise ValueError(msg)
+        if run.hadronisations > 1:
+            pythia.readString("HadronLevel:all = off")
+        for pdg_id in HIDDEN:
+            pythia.readString(f"{pdg_id}:isVisible = off")
+        if not pythia.init():
+            msg = f"Pythia refuses the settings of {process} ({_complaint(output)}): {'; '.join(lines)}"
+            raise ValueError(msg)
+
+        random = np.random.default_rng(seed)
+        histories = Histories(module, pythia, run.hadronisations, pt_min)
+        pairs, prompt, weights = [], [], []
+        trials, sumw, sumw2 = 0, 0.0, 0.0
+        while len(pairs) < n:
+            if trials >= max_trials:
+                msg = (
+                    f"{process}: {len(pairs)} of {n} events after {trials} trials; raise max_trials or lower "
+                    f"pt_min, now {pt_min[0]} and {pt_min[1]} GeV"
+                )
+                raise ValueError(msg)
+            if not pythia.next():
+                continue
+            weight = pythia.infoPython().weight()
+            trials += 1
+            sumw += weight
+            sumw2 += weight**2
+            found, chances = pairs_of(histories.candidates(), run.hadronisations, pt_min)
+            if not found:
+                continue
+            # one pair for each event, in proportion to its chance: what is written are independent events
+            pick = found[random.choice(len(found), p=chances / chances.sum())] if len(found) > 1 else found[0]
+            pairs.append(tuple(candidate for candidate, _ in pick))
+            prompt.append(tuple(is_prompt for _, is_prompt in pick))
+            weights.append(weight * chances.sum())
+            advance()
+        info = pythia.infoPython()
+    return _Result(
+        settings=tuple(lines),
+        seed=seed,
+        candidates=pairs,
+        prompt=prompt,
+        weights=np.array(weights),
+        hadronisations=run.hadronisations,
+        trials=trials,
+        sum_of_weights=sumw,
+        sum_of_squared_weights=sumw2,
+        cross_section=info.sigmaGen() * mb,
+        cross_section_error=info.sigmaErr() * mb,
+    )
+
+
+def _write(
+    path: Path, process: str, seed: int, pt_min: tuple[float, float], results: Sequence[_Result], overwrite: bool
+) -> Path:
+    pairs = [pair for result in results for pair in result.candidates]
+    prompt = [pair for result in results for pair in result.prompt]
+    # from weights of a run to picobarn: the runs of a process add up
+    scale = [result.cross_section / result.sum_of_weights for result in results]
+    weights = np.concatenate([result.weights * s for result, s in zip(results, scale, strict=True)])
+
+    def column(name: str) -> np.ndarray:
+        return np.array([[getattr(c, name) for c in pair] for pair in pairs])
+
+    # multiples of 2^-14 add up to exactly 1 in single precision, and compress well
+    fractions = np.round(column("fractions") * 2**14) / 2**14
+    first = fractions[..., 0]
+    second = np.minimum(fractions[..., 1], 1.0 - first)
+    fields: dict[str, Any] = {
+        "pt": column("pt"),
+        "eta": column("eta"),
+        "phi": column("phi"),
+        "mass": column("mass"),
+        "hoe": column("hoe"),
+        "pfRelIso03_all": column("isolation"),
+        "genPartFlav": np.array(prompt, np.uint8),
+        "emFrac1": first,
+        "emFrac2": second,
+        "emFrac3": 1.0 - first - second,
+        "emRms": column("rms"),
+        "event": np.arange(1, len(pairs) + 1),
+    }
+    total = sum(result.cross_section for result in results)
+    return write_sample(
+        path,
+        Events(fields, np.ones(first.shape, bool), weights),  # type: ignore[arg-type]
+        cross_section=total,
+        cross_section_error=float(np.sqrt(sum(result.cross_section_error**2 for result in results))),
+        sum_of_weights=total,
+        sum_of_squared_weights=sum(
+            result.sum_of_squared_weights * s**2 for result, s in zip(results, scale, strict=True)
+        ),
+        n_generated=sum(result.trials for result in results),
+        metadata={
+            "process": process,
+            "seed": seed,
+            "generator": f"Pythia {importlib.metadata.version('pythia8mc')}",
+            "selection": {"pt_min": list(pt_min), "unit": "GeV"},
+            "runs": [
+                {
+                    "settings": list(result.settings),
+                    "seed": result.seed,
+                    "cross_section": result.cross_section,
+                    "cross_section_error": result.cross_section_error,
+                    "trials": result.trials,
+                    "kept": len(result.candidates),
+                    "sum_of_weights": result.sum_of_weights,
+                    "hadronisations": result.hadronisations,
+                }
+                for result in results
+            ],
+        },
+        overwrite=overwrite,
+    )
+
+
+def _split(n: int, shares: Sequence[float]) -> list[int]:
+    """Whole numbers in the ratio of the shares that add up to n."""
+    edges = np.round(n * np.cumsum([0.0, *shares]) / sum(shares)).astype(int)
+    return np.diff(edges).tolist()
+
+
+def _pythia() -> Any:
+    try:
+        import pythia8mc
+    except ImportError as error:
+        msg = "Pythia 8 is not installed; pip install 'diffhep[pythia]'"
+        raise ValueError(msg) from error
+    return pythia8mc
+
+
+@contextlib.contextmanager
+def _captured() -> Iterator[BinaryIO]:
+    """What C++ prints goes into a file: standard output belongs to the caller, who may be printing JSON."""
+    flush = ctypes.CDLL(None).fflush
+    sys.stdout.flush()
+    flush(None)
+    saved = os.dup(1)
+    with tempfile.TemporaryFile() as sink:
+        try:
+            os.dup2(sink.fileno(), 1)
+            yield sink
+        finally:
+            flush(None)
+            os.dup2(saved, 1)
+            os.close(saved)
+
+
+def _complaint(sink: BinaryIO) -> str:
+    """The last error that Pythia printed."""
+    ctypes.CDLL(None).fflush(None)
+    sink.seek(0)
+    lines = [line.strip() for line in sink.read().decode(errors="replace").splitlines()]
+    return next((line for line in reversed(lines) if "rror" in line or "bort" in line), "no reason given")

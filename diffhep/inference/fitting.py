@@ -1,0 +1,143 @@
+"""Maximum-likelihood fits of a model, with parameters free or fixed."""
+
+from collections.abc import Mapping
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from diffhep.inference.likelihood import AbstractModel, require_float64
+from diffhep.inference.newton import REASONS, minimise, solve_free
+
+
+class Fit(eqx.Module):
+    """Result of a fit; check `converged` before using it.
+
+    Attributes:
+        theta: all parameters in the order of the model's `names`, the fixed ones included.
+        nll: negative log-likelihood relative to the saturated model.
+        gradient_norm: largest gradient, in units of the parameters' own uncertainties.
+        converged: whether it is below the tolerance.
+        steps: evaluations spent.
+        status: 0 converged; `reason` has it in words.
+        at_bound: parameters held by a bound.
+        names: parameter names.
+    """
+
+    theta: Float[Array, " parameter"]
+    nll: Float[Array, ""]
+    gradient_norm: Float[Array, ""]
+    converged: Bool[Array, ""]
+    steps: Int[Array, ""]
+    status: Int[Array, ""]
+    at_bound: Bool[Array, " parameter"]
+    names: tuple[str, ...] = eqx.field(static=True)
+
+    def __getitem__(self, name: str) -> Float[Array, ""]:
+        """The fitted value of one parameter."""
+        return self.theta[index_of(self.names, name)]
+
+    @property
+    def reason(self) -> str:
+        """The status in words; for a concrete, single fit."""
+        return REASONS[int(self.status)]
+
+
+def fit(
+    model: AbstractModel,
+    data: PyTree,
+    *,
+    fixed: Mapping[str, ArrayLike] | None = None,
+    start: Float[Array, " parameter"] | None = None,
+    tolerance: float = 1e-9,
+    max_steps: int = 100,
+) -> Fit:
+    """Maximum of the likelihood; differentiable through its optimum with respect to everything in model and data.
+
+    Args:
+        model: the model; float64.
+        data: what was observed, for a `BinnedModel` a `Data`.
+        fixed: name -> value of parameters to hold. Names are static, values may be traced.
+        start: start values of all parameters, default the model's.
+        tolerance: on the gradient in units of each parameter's uncertainty.
+        max_steps: evaluations allowed.
+
+    Raises:
+        ValueError: single precision, an unknown parameter name.
+
+    >>> from diffhep.inference import resonance_search
+    >>> flat = jnp.full(3, 100.0)
+    >>> model = resonance_search(jnp.array([0.0, 9.0, 0.0]), flat, jnp.arange(3.0))
+    >>> found = fit(model, model.asimov(model.init), fixed={"mu": 1.0})
+    >>> bool(found.converged), round(float(found["norm"]), 9)
+    (True, 1.0)
+    """
+    fixed = fixed or {}
+    base = model.init if start is None else jnp.asarray(start)
+    require_float64(base)
+    held = np.array([index_of(model.names, name) for name in fixed], dtype=int)
+    free = np.setdiff1d(np.arange(len(model.names)), held)
+    values = jnp.stack([jnp.asarray(v, base.dtype) for v in fixed.values()]) if held.size else jnp.zeros(0, base.dtype)
+    place, insert = np.eye(len(model.names))[free], np.eye(len(model.names))[held]
+
+    def fill(x: Array, values: Array) -> Array:
+        return x @ place + values @ insert
+
+    def objective(x: Array, args: PyTree) -> Array:
+        model, data, values = args
+        return model.nll(fill(x, values), data)
+
+    def derivatives(x: Array, args: PyTree) -> tuple[Array, Array, Array]:
+        model, data, values = args
+        value, gradient, hessian = model.derivatives(fill(x, values), data)
+        return value, place @ gradient, place @ hessian @ place.T
+
+    found = minimise(
+        objective,
+        base[free],
+        (model, data, values),
+        derivatives=derivatives,
+        lower=model.lower[free],
+        upper=model.upper[free],
+        tolerance=tolerance,
+        max_steps=max_steps,
+    )
+    return Fit(
+        theta=fill(found.theta, values),
+        nll=found.value,
+        gradient_norm=found.gradient_norm,
+        converged=found.converged,
+        steps=found.steps,
+        status=found.status,
+        at_bound=jnp.zeros(len(model.names), bool).at[free].set(found.at_bound),
+        names=model.names,
+    )
+
+
+def index_of(names: tuple[str, ...], name: str) -> int:
+    """Position of a parameter."""
+    if name not in names:
+        msg = f"no parameter {name!r}; the model has {', '.join(names)}"
+        raise ValueError(msg)
+    return names.index(name)
+
+
+def information(model: AbstractModel, theta: Float[Array, " parameter"], data: PyTree) -> Float[Array, "par par"]:
+    """Observed Fisher information: the Hessian of the negative log-likelihood."""
+    require_float64(theta)
+    return model.derivatives(theta, data)[2]
+
+
+def variance_of(hessian: Float[Array, "par par"], index: int) -> Float[Array, ""]:
+    """One diagonal element of the inverse; inf where the likelihood does not depend on the parameter."""
+    others = np.array([i for i in range(hessian.shape[0]) if i != index], dtype=int)
+    precision = hessian[index, index]
+    if others.size:
+        cross = hessian[index, others]
+        block = hessian[np.ix_(others, others)]
+        precision = precision - cross @ solve_free(block, cross, jnp.ones(others.size, bool))
+    # what is left after a complete cancellation is rounding
+    known = precision > 1e-12 * hessian[index, index]
+    return jnp.where(known, 1 / jnp.where(known, precision, 1.0), jnp.inf)

@@ -1,0 +1,135 @@
+"""One run is one folder: configuration, checkpoints, metrics, figures, result and report.
+
+Every file is written under a temporary name and renamed, so that a killed run leaves only whole files behind. Arrays
+are stored with `equinox.tree_serialise_leaves` (NumPy's format, exact), never pickled.
+"""
+
+import json
+import os
+import time
+import tomllib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import numpy as np
+import tomli_w
+from jaxtyping import PyTree
+
+CONFIG, RESULT, METRICS = "config.toml", "result.json", "metrics.jsonl"
+
+
+class RunFolder:
+    """The folder of one run.
+
+    Use `RunFolder.create` for a new run (a ValueError if the folder already holds one) and `RunFolder.open` for an
+    existing one (a ValueError if it holds none).
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+
+    @staticmethod
+    def create(path: str | Path, config: Mapping[str, Any]) -> "RunFolder":
+        """Start a run in a new or empty folder."""
+        run = RunFolder(path)
+        if run.path.exists() and not run.path.is_dir():
+            msg = f"{run.path}: is a file; a run needs a folder of its own"
+            raise ValueError(msg)
+        if run.path.exists() and any(run.path.iterdir()):
+            what = "already holds a run" if (run.path / CONFIG).exists() else "is not empty"
+            msg = f"{run.path}: {what}; choose another folder, or --resume"
+            raise ValueError(msg)
+        run.path.mkdir(parents=True, exist_ok=True)
+        with run.replacing(CONFIG) as file:
+            file.write_text(tomli_w.dumps(without_none(config)))
+        return run
+
+    @staticmethod
+    def open(path: str | Path) -> "RunFolder":
+        """An existing run."""
+        run = RunFolder(path)
+        if not (run.path / CONFIG).is_file():
+            msg = f"{run.path}: holds no run ({CONFIG} is missing)"
+            raise ValueError(msg)
+        return run
+
+    def config(self) -> dict[str, Any]:
+        """The configuration the run was started with."""
+        return tomllib.loads((self.path / CONFIG).read_text())
+
+    @contextmanager
+    def replacing(self, name: str) -> Iterator[Path]:
+        """A temporary path that becomes `name` if the block ends well, and is removed if it does not."""
+        target = self.path / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
+        try:
+            yield temporary
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def has(self, name: str) -> bool:
+        """Whether a file is there."""
+        return (self.path / name).is_file()
+
+    def write_json(self, name: str, content: Any) -> None:
+        """Write a JSON file; NumPy numbers and arrays are converted, nan and inf are refused."""
+        with self.replacing(name) as file:
+            file.write_text(json.dumps(plain(content), indent=1, allow_nan=False) + "\n")
+
+    def read_json(self, name: str) -> Any:
+        """Read a JSON file; a ValueError that names it if it is missing or broken."""
+        file = self.path / name
+        if not file.is_file():
+            msg = f"{file}: missing; the run has not come that far"
+            raise ValueError(msg)
+        try:
+            return json.loads(file.read_text())
+        except json.JSONDecodeError as error:
+            msg = f"{file}: not valid JSON ({error})"
+            raise ValueError(msg) from None
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        """Append one line to the metrics."""
+        line = json.dumps(plain({"time": round(time.time(), 3), **record}))
+        with (self.path / METRICS).open("a") as file:
+            file.write(line + "\n")
+
+    def save_tree(self, name: str, tree: PyTree) -> None:
+        """Store the arrays of a pytree, exactly."""
+        with self.replacing(name) as file, file.open("wb") as stream:
+            eqx.tree_serialise_leaves(stream, tree)
+
+    def load_tree(self, name: str, like: PyTree) -> PyTree:
+        """Read arrays back into a pytree of the same structure; a ValueError that names the file if it is broken."""
+        file = self.path / name
+        try:
+            with file.open("rb") as stream:
+                return eqx.tree_deserialise_leaves(stream, like)
+        except (OSError, ValueError, RuntimeError, EOFError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            msg = f"{file}: cannot be read back ({reason})"
+            raise ValueError(msg) from None
+
+
+def plain(content: Any) -> Any:
+    """The same content in JSON's types."""
+    if isinstance(content, Mapping):
+        return {str(key): plain(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [plain(value) for value in content]
+    if isinstance(content, str | bool | int | float) or content is None:
+        return content
+    if isinstance(content, Path):
+        return str(content)
+    return np.asarray(content).tolist()
+
+
+def without_none(config: Mapping[str, Any]) -> dict[str, Any]:
+    """TOML knows no null: leave such keys out."""
+    items = {key: without_none(value) if isinstance(value, Mapping) else value for key, value in config.items()}
+    return {key: plain(value) for key, value in items.items() if value is not None}

@@ -1,0 +1,29 @@
+"""Derivatives against finite differences, compiled once each (jax.test_util.check_grads recompiles for every mode)."""
+
+import jax
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+from numpy.testing import assert_allclose
+
+
+@pytest.fixture
+def check_derivatives():
+    """check(f, x, order=2, rtol=1e-6, step=1e-3): gradient, and Hessian along a direction, of a scalar function."""
+
+    def check(f, x, *, order=2, rtol=1e-6, step=1e-3):
+        flat, unravel = ravel_pytree(x)
+        direction = np.random.default_rng(5).normal(size=flat.size)
+        # relative steps, because templates and strengths differ by orders of magnitude
+        direction *= np.maximum(np.abs(np.asarray(flat)), 1e-2) / np.sqrt(flat.size)
+        g = lambda t: f(unravel(flat + t * direction))
+        value, slope, bend = jax.jit(g), jax.jit(jax.grad(g)), jax.jit(jax.grad(jax.grad(g)))
+        forward = jax.jit(lambda t: jax.jvp(g, (t,), (1.0,))[1])
+        # fourth order: truncation of step^4 = 1e-12 and rounding of 1e-16/step = 1e-13, relative
+        central = lambda h: (8 * (h(step) - h(-step)) - (h(2 * step) - h(-2 * step))) / (12 * step)
+        assert_allclose(slope(0.0), central(value), rtol=rtol, atol=rtol * 1e-2)
+        assert_allclose(forward(0.0), slope(0.0), rtol=1e-9, atol=1e-12)
+        if order > 1:
+            assert_allclose(bend(0.0), central(slope), rtol=rtol, atol=rtol * 1e-2)
+
+    return check

@@ -1,0 +1,295 @@
+"""Export of a quantised classifier to an hls4ml project: C++ for high-level synthesis, ready for Vitis HLS.
+
+The layers are written down for hls4ml by hand, with a `FixedPointQuantizer` wherever the classifier quantises; hls4ml's
+`BitExact` pass then derives the type of every sum from exact interval arithmetic. So the project computes what
+`QuantisedClassifier.integers` computes, bit for bit, and `diffhep.trigger.verify` proves it. Neither Keras nor TensorFlow
+takes part.
+
+Beside the firmware a project holds `classifier.json` (the integer codes, from which everything else can be made again),
+`model_card.json` (formats, hash of the weights, versions, where the model came from) and `README.md`. The same classifier
+gives the same bytes, whenever and wherever it is exported.
+"""
+
+import contextlib
+import hashlib
+import json
+import re
+import shutil
+import sys
+import uuid
+import warnings
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffhep.trigger.classifier import QuantisedClassifier
+from diffhep.trigger.fixed_point import FixedPoint
+
+DEFAULT_PART = "xcvu13p-flga2577-2-e"
+CARD_SCHEMA, CARD_VERSION = "diffhep trigger model card", 1
+TOOLS = ("diffhep", "hls4ml", "jax", "numpy")
+# names the generated C++ already uses, and the keywords that look like names of a trigger
+RESERVED = frozenset(
+    "x main std nnet auto bool break case catch char class const continue default delete do double else enum export extern "
+    "false float for friend goto if inline int long mutable namespace new not operator or private protected public register "
+    "return short signed sizeof static struct switch template this throw true try typedef typename union unsigned using "
+    "virtual void volatile while xor and asm concept requires".split()
+)
+
+
+def export(
+    model: QuantisedClassifier,
+    folder: str | Path,
+    *,
+    name: str = "trigger",
+    clock_period_ns: float = 5.0,
+    part: str = DEFAULT_PART,
+    metadata: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Write the hls4ml project of a classifier; returns its model card.
+
+    Args:
+        model: the classifier in fixed point.
+        folder: where the project goes; must not exist, or be empty.
+        name: name of the project and of its top C++ function, a lower-case identifier.
+        clock_period_ns: target clock period [ns].
+        part: FPGA part number, as Vitis spells it.
+        metadata: what else belongs on the model card (seed, data, training), as JSON allows.
+
+    Raises:
+        ValueError: the folder holds something, a name or number is not usable, or a format cannot be exported. Nothing is
+            left behind then.
+
+    >>> card = export(model, "firmware")  # doctest: +SKIP
+    """
+    folder = Path(folder)
+    check_settings(name, clock_period_ns, part)
+    if folder.is_symlink() or (folder.exists() and (not folder.is_dir() or any(folder.iterdir()))):
+        msg = f"export: {folder} exists and is not an empty folder; choose another or remove it"
+        raise ValueError(msg)
+    card = model_card(model, name=name, clock_period_ns=clock_period_ns, part=part, metadata=metadata)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # a sibling, so that the last step is a rename within one file system
+    unfinished = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}.part"
+    try:
+        write_project(model, unfinished, name=name, clock_period_ns=clock_period_ns, part=part)
+        write_json(unfinished / "classifier.json", model.to_dict())
+        write_json(unfinished / "model_card.json", card)
+        (unfinished / "README.md").write_text(readme(model, card), encoding="utf-8")
+        unfinished.rename(folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return card
+
+
+def write_project(
+    model: QuantisedClassifier, folder: Path, *, name: str, clock_period_ns: float, part: str
+) -> None:
+    """Write what hls4ml generates into a new folder, freed of what changes from run to run."""
+    from hls4ml.model.graph import ModelGraph
+    from hls4ml.utils.config import create_config
+
+    layers = layer_list(model)
+    with foreign_output():
+        config = create_config(
+            output_dir=str(folder),
+            project_name=name,
+            backend="Vitis",
+            io_type="io_parallel",
+            clock_period=clock_period_ns,
+            part=part,
+        )
+        precision = {"default": "ap_fixed<16,6>", "maximum": "ap_fixed<64,32>"}  # BitExact replaces both everywhere
+        settings = {"Precision": precision, "ReuseFactor": 1, "Strategy": "Latency", "BitExact": True}
+        config["HLSConfig"] = {"Model": settings}
+        config["InputData"] = config["OutputPredictions"] = None
+        graph = ModelGraph.from_layer_list(config, layers, [layers[0]["name"]], [layers[-1]["name"]])
+        graph.write()
+    # hls4ml draws a random stamp and records the folder: neither belongs to the project
+    stamp, steady = graph.config.get_config_value("Stamp"), weights_hash(model)[:8]
+    script, record = folder / "build_lib.sh", folder / "hls4ml_config.yml"
+    script.write_text(script.read_text(encoding="utf-8").replace(stamp, steady), encoding="utf-8")
+    lines = {"OutputDir": "OutputDir: .", "Stamp": f"Stamp: '{steady}'"}
+    kept = [lines.get(line.split(":")[0], line) for line in record.read_text(encoding="utf-8").splitlines()]
+    record.write_text("\n".join(kept) + "\n", encoding="utf-8")
+
+
+def layer_list(model: QuantisedClassifier) -> list[dict[str, Any]]:
+    """The classifier as hls4ml's list of layers, without any framework in between."""
+    layers: list[dict[str, Any]] = []
+
+    def node(class_name: str, name: str, **keys: Any) -> None:
+        source = layers[-1]["name"] if layers else name
+        layers.append({"class_name": class_name, "name": name, "inputs": [source], "outputs": [name], **keys})
+
+    def quantiser(name: str, format: FixedPoint) -> None:
+        # hls4ml counts the sign bit in both widths
+        kbi = tuple(np.array([bits], np.int16) for bits in (format.k, format.width, format.k + format.i))
+        modes = {"SAT": format.overflow, "RND": format.rounding}
+        node("FixedPointQuantizer", name, mask_kbi=kbi, fusible=None, overrides={}, **modes)
+
+    frozen = model.frozen()
+    node("InputLayer", "x", input_shape=[model.inputs])
+    quantiser("q_x", model.input_format)
+    for number, (weight, bias) in enumerate(zip(frozen.weights, frozen.biases, strict=True)):
+        outputs, inputs = weight.shape
+        arrays = {"weight_data": np.asarray(weight).T, "bias_data": np.asarray(bias)}
+        node("Dense", f"dense{number}", n_in=inputs, n_out=outputs, data_format="channels_last", **arrays)
+        if number < len(frozen.weights) - 1:
+            node("Activation", f"relu{number}", activation="relu", n_in=outputs)
+        check_not_constant(model, number)
+        quantiser(f"q{number}", model.formats[number].output)
+    return layers
+
+
+def check_not_constant(model: QuantisedClassifier, number: int) -> None:
+    """A ValueError if a layer rounds all its values to zero: hls4ml 1.3 gives such words one bit instead of none."""
+    layer, total = model.formats[number], model.accumulator(number)
+    source = model.input_format if number == 0 else model.formats[number - 1].output
+    weights, biases = (np.asarray(codes).astype(float) for codes in model.codes()[number])
+    low, high = source.minimum, source.maximum
+    ends = np.stack([weights * low, weights * high]) * layer.weight.lsb
+    bias = biases * layer.bias.lsb
+    largest = float((ends.max(axis=0).sum(axis=1) + bias).max())
+    smallest = float((ends.min(axis=0).sum(axis=1) + bias).min())
+    reach = largest if number < len(model.weights) - 1 else max(largest, -smallest)
+    if total.lsb <= reach <= layer.output.lsb / 2:
+        msg = f"export: layer {number} never reaches half of {layer.output.lsb:g}, the step of its output {layer.output}"
+        raise ValueError(msg)
+
+
+@contextlib.contextmanager
+def foreign_output() -> Iterator[None]:
+    """Keeps hls4ml's messages off standard output, and turns the one warning that matters into an error.
+
+    Standard output belongs to the JSON of the command line.
+    """
+    with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
+        # "... bit-exactness may be compromised", in several wordings
+        warnings.filterwarnings("error", message=".*[Bb]it-?exact", category=UserWarning)
+        try:
+            yield
+        except UserWarning as warning:
+            msg = f"export: hls4ml warns about a layer: {' '.join(str(warning).split())}"
+            raise ValueError(msg) from warning
+
+
+def check_settings(name: str, clock_period_ns: float, part: str) -> None:
+    """A ValueError that names the setting the generated C++ or Tcl could not take."""
+    if not isinstance(name, str) or not re.fullmatch(r"[a-z][a-z0-9_]{0,62}", name) or name in RESERVED:
+        msg = f"export: name must be a lower-case C++ identifier that is no keyword, got {name!r}"
+        raise ValueError(msg)
+    number = isinstance(clock_period_ns, int | float) and not isinstance(clock_period_ns, bool)
+    if not number or not 0 < clock_period_ns <= 1000:
+        msg = f"export: clock period must lie above 0 and at most at 1000 ns, got {clock_period_ns!r} ns"
+        raise ValueError(msg)
+    if not isinstance(part, str) or not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", part):
+        msg = f"export: part must be a part number such as {DEFAULT_PART}, got {part!r}"
+        raise ValueError(msg)
+
+
+def weights_hash(model: QuantisedClassifier) -> str:
+    """SHA-256 of all codes and formats: equal for classifiers that compute the same in the same formats."""
+    text = json.dumps(model.to_dict(), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def model_card(
+    model: QuantisedClassifier,
+    *,
+    name: str,
+    clock_period_ns: float,
+    part: str,
+    metadata: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """What has to be known to use, reproduce and check an exported classifier."""
+    layers = [
+        {
+            "inputs": weight.shape[1],
+            "outputs": weight.shape[0],
+            "weight": str(layer.weight),
+            "bias": str(layer.bias),
+            "sum": str(model.accumulator(number)),
+            "output": str(layer.output),
+            "multiplications": int(np.count_nonzero(np.asarray(codes))),
+        }
+        for number, (weight, layer, (codes, _)) in enumerate(
+            zip(model.weights, model.formats, model.codes(), strict=True)
+        )
+    ]
+    card = {
+        "schema": CARD_SCHEMA,
+        "version": CARD_VERSION,
+        "name": name,
+        "clock_period_ns": float(clock_period_ns),
+        "part": part,
+        "backend": "Vitis",
+        "input_format": str(model.input_format),
+        "feature_formats": [str(format) for format in model.feature_formats()],
+        "output_format": str(model.output_format),
+        "layers": layers,
+        "sha256": weights_hash(model),
+        "versions": {package: version(package) for package in TOOLS} | {"python": sys.version.split()[0]},
+        "metadata": {} if metadata is None else metadata,
+    }
+    try:
+        json.dumps(card, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        msg = f"export: metadata cannot be written as JSON: {error}"
+        raise ValueError(msg) from error
+    return card
+
+
+def write_json(path: Path, data: dict[str, Any]) -> None:
+    """A JSON file without NaN, for people to read too."""
+    path.write_text(json.dumps(data, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def readme(model: QuantisedClassifier, card: dict[str, Any]) -> str:
+    """The README of a project: what goes in, what comes out, how to synthesise and to check it."""
+    name, output = card["name"], model.output_format
+    features = "\n".join(f"| x[{j}] | `{format}` |" for j, format in enumerate(card["feature_formats"]))
+    layers = "\n".join(
+        f"| {number} | {layer['inputs']} x {layer['outputs']} | `{layer['weight']}` | `{layer['bias']}` | `{layer['output']}` |"
+        for number, layer in enumerate(card["layers"])
+    )
+    return f"""# {name}: a trigger classifier in fixed point
+
+An hls4ml {card["versions"]["hls4ml"]} project for Vitis HLS (parallel inputs, latency strategy), part {card["part"]}, clock
+period {card["clock_period_ns"]:g} ns. Weights: SHA-256 {card["sha256"]}.
+
+## Inputs
+
+The top function `{name}` takes {model.inputs} words of {model.input_format.width} bits, all of the C++ type
+`{model.input_format}`. The code of a word stands for a feature in the feature's own unit when it is read in the format of
+this table; where that differs from the C++ type, only the binary point has moved, which costs nothing.
+
+| input | format of the feature |
+|---|---|
+{features}
+
+## Outputs
+
+{model.outputs} logit(s) of the type `{output}`: one least significant bit is {output.lsb:g}, the range
+{output.minimum:g} to {output.maximum:g}. Put thresholds on multiples of the least significant bit.
+
+## Layers
+
+| layer | inputs x outputs | weights | biases | values handed on |
+|---|---|---|---|---|
+{layers}
+
+A ReLU follows every layer but the last.
+
+## Synthesis and check
+
+- `vitis-run --mode hls --tcl build_prj.tcl` synthesises; switch the steps on and off in `build_opt.tcl`.
+- `./build_lib.sh` compiles the C simulation with g++.
+- `diffhep trigger verify` on this folder rebuilds the project from `classifier.json`, compares every generated file, and
+  compares the C simulation with integer arithmetic bit for bit.
+
+`firmware/nnet_utils` and `firmware/ap_types` are copies of headers that come with hls4ml, under the Apache License 2.0.
+"""
