@@ -71,9 +71,7 @@ class Ascent:
             return loss, outcome
 
         def one_step(state: AscentState, limits: Array, mobile: PyTree, context: PyTree) -> tuple[AscentState, Outcome]:
-            gradient, outcome = jax.grad(lagrangian, has_aux=True)(
-                state.trainable, limits, state.multipliers, context
-            )
+            gradient, outcome = jax.grad(lagrangian, has_aux=True)(state.trainable, limits, state.multipliers, context)
             updates, optimiser = adam.update(gradient, state.optimiser, state.trainable)
             rates = step_sizes(state.trainable, physical_rate, weight_rate)
             decay = schedule(state.step)
@@ -84,7 +82,9 @@ class Ascent:
             trainable = optax.apply_updates(state.trainable, updates)
             return AscentState(trainable, optimiser, multipliers, state.step + 1), outcome
 
-        def run_chunk(state: AscentState, limits: Array, mobile: PyTree, context: PyTree) -> tuple[AscentState, Outcome]:
+        def run_chunk(
+            state: AscentState, limits: Array, mobile: PyTree, context: PyTree
+        ) -> tuple[AscentState, Outcome]:
             self.traces += 1
             lanes = jax.vmap(one_step, in_axes=(0, 0, 0, None))
             return jax.lax.scan(lambda s, _: lanes(s, limits, mobile, context), state, length=chunk)

@@ -11,6 +11,7 @@ with the same result:
 6. `front`: the same ascent along a range of one budget, and a scan around the optimum.
 """
 
+import importlib.metadata
 import itertools
 import time
 from collections.abc import Callable, Mapping
@@ -23,15 +24,19 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import PyTree
 
-from diffhep.audit import AuditRow, audit
+from diffhep.audit import AuditRow, audit, unfrozen
 from diffhep.design.ascent import Ascent, AscentState, everything_mobile, lane, stack
 from diffhep.design.config import SearchSettings
-from diffhep.design.polish import Polished, Sensitivities, certify, polish, shortfalls, with_values
-from diffhep.design.summary import Designs, summary
+from diffhep.design.design_file import write_design
+from diffhep.design.firmware import prove, store_classifier
+from diffhep.design.polish import Polished, Sensitivities, certify, polish, with_values
 from diffhep.design.study import AbstractStudy, Report
+from diffhep.design.summary import Designs, summary
 from diffhep.io import RunFolder
 from diffhep.parameters import named_params, split
 
+RESULT = "result.json"
+VERSIONS = ("diffhep", "jax", "jaxlib", "equinox", "optax", "optimistix", "numpy", "scipy", "uproot", "hls4ml")
 CHUNK = 10
 AGREE = 0.005  # starts agree when their objectives differ by less than this fraction
 FEASIBLE = 0.005  # relative excess that a start may still have when the exact step takes over
@@ -39,12 +44,29 @@ FRONT_STEPS = 60
 AUDIT_WEIGHTS = 12
 
 
-def check_feasible(study: AbstractStudy) -> None:
-    """Refuse budgets that no design inside the bounds can meet, naming each and by how much."""
-    missing = shortfalls(study.problem.constraints, study.least_use())
-    if missing:
-        msg = f"{study.name}: infeasible budget: {'; '.join(missing)}"
-        raise ValueError(msg)
+def optimise_study(
+    study: AbstractStudy, folder: RunFolder, progress: Report, *, firmware: bool = True
+) -> dict[str, Any]:
+    """Run (or go on with) an optimisation; returns the result, which is also written to `result.json`.
+
+    Args:
+        study: the problem; its settings say how to search.
+        folder: a new run, or a killed one.
+        progress: called with the phase and the fraction done.
+        firmware: also export the trigger's classifier into the run folder and prove it bit-exact.
+    """
+    run = Run(study, folder, study.settings.search, progress)
+    result = run.execute()
+    folder.write_json(RESULT, result)
+    if firmware:
+        progress("firmware", 0.0)
+        began = time.perf_counter()
+        proof = prove(folder)
+        run.timing["firmware"] = time.perf_counter() - began
+        result |= {"firmware": {key: proof[key] for key in ("inputs", "outputs", "mismatches")}, "timing": run.timing}
+        folder.write_json(RESULT, result)
+        progress("firmware", 1.0)
+    return result
 
 
 class Run:
@@ -64,7 +86,6 @@ class Run:
 
     def execute(self) -> dict[str, Any]:
         """All phases; returns the result, which is also written to `result.json`."""
-        check_feasible(self.study)
         initial = self.stored("initial", self.initial_design, like=None)
         ascended = self.timed("ascent", lambda: self.ascend(initial))
         best = self.stored("integers", lambda: self.settle_integers(ascended), like=initial)
@@ -72,9 +93,14 @@ class Run:
         judged = self.timed("judge", lambda: self.judge(initial, final))
         front = self.timed("front", lambda: self.front(final, ascended))
         grid = self.timed("grid", lambda: self.grid(final))
-        rows = self.timed("audit", lambda: audit_study(self.study, final, seed=self.search.seed))
+        rows = self.timed(
+            "audit", lambda: audit_study(self.study, final, seed=self.search.seed, progress=self.progress)
+        )
         cost = self.timed("cost", lambda: gradient_cost(self.study, final))
         certificate = certify(self.sensitivities, best)
+        write_design(self.folder, self.study, final)
+        store_classifier(self.folder, self.study.hardware(final))
+        pictures = self.timed("pictures", lambda: self.study.pictures(initial, final))
         return {
             **summary(self.study, Designs(initial, best, final), judged, certificate, rows),
             "starts": ascended.summary(),
@@ -82,7 +108,10 @@ class Run:
             "grid": grid,
             "gradient_cost_ratio": cost,
             "compilations": {"ascent": ascended.climb.traces, "sensitivities": self.sensitivities.traces},
+            "pictures": pictures,
             "seed": self.search.seed,
+            "timing": self.timing,
+            "versions": {name: importlib.metadata.version(name) for name in VERSIONS},
         }
 
     def timed(self, name: str, work: Callable[[], Any]) -> Any:
@@ -189,9 +218,7 @@ class Run:
             lane_limits[:, 0] *= padded
             state, outcome = ascended.climb.continue_from(stack(moved), lane_limits, FRONT_STEPS)
             used, value = np.asarray(outcome.used[-1]), np.asarray(outcome.objective[-1])
-            points += [
-                {"limit": lane_limits[i, 0], "used": used[i], "objective": value[i]} for i in range(len(chosen))
-            ]
+            points += [{"limit": lane_limits[i, 0], "used": used[i], "objective": value[i]} for i in range(len(chosen))]
             self.progress("Pareto front", min(1.0, (begin + lanes) / count))
         out = {"constraint": self.study.problem.constraints[0].name, "points": points}
         self.folder.write_json(file, out)
@@ -251,13 +278,15 @@ def with_integers(design: PyTree, values: Mapping[str, float]) -> PyTree:
 
 
 def audit_study(
-    study: AbstractStudy, design: PyTree, *, seed: int = 0, progress: Callable[[str], None] | None = None
+    study: AbstractStudy, design: PyTree, *, seed: int = 0, progress: Report | None = None
 ) -> list[AuditRow]:
     """Gradient audit of a study's relaxed objective at a design: every Param and some network weights."""
+    problem = study.problem
     return audit(
-        lambda d, context: study.problem.evaluate(d, context).objective,
+        problem.value,
+        problem.value_and_grad,
         design,
-        study.problem.context,
+        problem.context,
         weights=AUDIT_WEIGHTS,
         seed=seed,
         progress=progress,
@@ -269,20 +298,17 @@ def gradient_cost(study: AbstractStudy, design: PyTree, *, repeats: int = 7) -> 
 
     Both compiled and warm; the median of alternating pairs.
     """
-    trainable, rest = split(design)
-
-    def objective(t: PyTree, context: PyTree) -> Any:
-        return study.problem.evaluate(eqx.combine(t, rest), context).objective
-
-    both = [jax.jit(objective), jax.jit(jax.value_and_grad(objective))]
+    problem = study.problem
+    parts = split(unfrozen(design))
+    both = [problem.value, problem.value_and_grad]
     for function in both:
-        jax.block_until_ready(function(trainable, study.problem.context))
+        jax.block_until_ready(function(*parts, problem.context))
     ratios = []
     for _ in range(repeats):
         seconds = []
         for function in both:
             began = time.perf_counter()
-            jax.block_until_ready(function(trainable, study.problem.context))
+            jax.block_until_ready(function(*parts, problem.context))
             seconds.append(time.perf_counter() - began)
         ratios.append(seconds[1] / seconds[0])
     return float(np.median(ratios))

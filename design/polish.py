@@ -15,7 +15,7 @@ import numpy as np
 import scipy.optimize
 from jaxtyping import PyTree
 
-from diffhep.design.problem import Constraint, Outcome, Problem, excess
+from diffhep.design.problem import Outcome, Problem, excess
 from diffhep.parameters import Param, is_param, named_params, path_name
 
 # limits are tightened by this much, so that the solver's own tolerance cannot leave a budget exceeded
@@ -193,12 +193,3 @@ def certify(
         multipliers[binding], _ = scipy.optimize.nnls(scaled[binding].T, gradient)
     residual = np.linalg.norm(gradient - multipliers @ scaled)
     return Certificate(multipliers * objective / limits, binding, float(residual), float(over.max()))
-
-
-def shortfalls(constraints: Sequence[Constraint], least: np.ndarray) -> list[str]:
-    """One sentence for each constraint that even the least possible use exceeds."""
-    return [
-        f"{c.name}: at least {low:.4g} {c.unit}".rstrip() + f" is needed, {low - c.limit:.4g} more than {c.limit:.4g}"
-        for c, low in zip(constraints, least, strict=True)
-        if low > c.limit
-    ]

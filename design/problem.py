@@ -7,9 +7,11 @@ folding events and random numbers into the program.
 """
 
 import dataclasses
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
@@ -61,6 +63,20 @@ class Problem:
     context: PyTree
     constraints: tuple[Constraint, ...]
 
+    @functools.cached_property
+    def value(self) -> Callable[[PyTree, PyTree, PyTree], Float[Array, ""]]:
+        """Compiled objective of (trainable part, rest, context); one program for everyone who asks."""
+        return jax.jit(self.objective_of)
+
+    @functools.cached_property
+    def value_and_grad(self) -> Callable[[PyTree, PyTree, PyTree], tuple[Float[Array, ""], PyTree]]:
+        """The same with its gradient with respect to the trainable part."""
+        return jax.jit(jax.value_and_grad(self.objective_of))
+
+    def objective_of(self, trainable: PyTree, rest: PyTree, context: PyTree) -> Float[Array, ""]:
+        """Objective of a design in two parts, as `split` makes them."""
+        return self.evaluate(eqx.combine(trainable, rest), context).objective
+
     @property
     def limits(self) -> np.ndarray:
         """Limits of all constraints."""
@@ -70,3 +86,12 @@ class Problem:
 def excess(used: Float[Array, " constraint"], limits: Float[Array, " constraint"]) -> Float[Array, " constraint"]:
     """Relative excess over each limit: used/limit - 1, not positive where the constraint holds."""
     return used / jnp.asarray(limits) - 1
+
+
+def shortfalls(constraints: Sequence[Constraint], least: np.ndarray) -> list[str]:
+    """One sentence for each constraint that even the least possible use exceeds."""
+    return [
+        f"{c.name}: at least {low:.4g} {c.unit}".rstrip() + f" is needed, {low - c.limit:.4g} more than {c.limit:.4g}"
+        for c, low in zip(constraints, least, strict=True)
+        if low > c.limit
+    ]

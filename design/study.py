@@ -13,7 +13,7 @@ from jaxtyping import PRNGKeyArray, PyTree
 
 from diffhep.design.config import Settings
 from diffhep.design.honest import Measured
-from diffhep.design.problem import Outcome, Problem
+from diffhep.design.problem import Outcome, Problem, shortfalls
 
 Report = Callable[[str, float], None]
 """Called with a phase's name and the fraction done."""
@@ -45,6 +45,17 @@ class AbstractStudy(abc.ABC):
     @abc.abstractmethod
     def initial(self, *, progress: Report) -> PyTree:
         """The design to beat: each stage tuned alone, within the budget."""
+
+    @abc.abstractmethod
+    def train(self, design: PyTree, *, progress: Report) -> PyTree:
+        """The design with its networks trained at its own layout, against their usual proxy."""
+
+    def check_feasible(self) -> None:
+        """Refuse budgets that no design inside the bounds can meet, naming each and by how much."""
+        missing = shortfalls(self.problem.constraints, self.least_use())
+        if missing:
+            msg = f"{self.name}: infeasible budget: {'; '.join(missing)}"
+            raise ValueError(msg)
 
     @abc.abstractmethod
     def start(self, initial: PyTree, *, key: PRNGKeyArray) -> PyTree:

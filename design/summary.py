@@ -3,14 +3,13 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
 from jaxtyping import PyTree
 
-from diffhep.audit import AuditRow
+from diffhep.audit import AuditRow, unfrozen
 from diffhep.design.honest import Measured
 from diffhep.design.polish import Certificate
 from diffhep.design.study import AbstractStudy
-from diffhep.parameters import named_params
+from diffhep.parameters import named_params, split
 
 
 class Designs(NamedTuple):
@@ -62,7 +61,7 @@ def parameters(study: AbstractStudy, designs: Designs, audit: Sequence[AuditRow]
     """
     before, after = named_params(designs.initial), named_params(designs.final)
     gradients = {row.name: row.automatic for row in audit}
-    value = float(jax.jit(study.problem.evaluate)(designs.final, study.problem.context).objective)
+    value = float(study.problem.value(*split(unfrozen(designs.final)), study.problem.context))
     table = {}
     for name, p in after.items():
         digits = 0 if name in study.integers else 12

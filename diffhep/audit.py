@@ -61,48 +61,49 @@ def central_difference(
 
 
 def audit(
-    function: Callable[..., Float[jax.Array, ""]],
+    value_at: Callable[..., Float[jax.Array, ""]],
+    value_and_grad: Callable[..., tuple[Float[jax.Array, ""], PyTree]],
     design: PyTree,
     *context: PyTree,
     weights: int = 8,
     seed: int = 0,
     tolerance: float = 1e-6,
     floor: float = 1e-9,
-    progress: Callable[[str], None] | None = None,
+    progress: Callable[[str, float], None] | None = None,
 ) -> list[AuditRow]:
     """Compare the gradient of a scalar function with finite differences.
 
     Args:
-        function: (tree with Params unresolved, *context) -> scalar; deterministic.
+        value_at: (trainable part, rest, *context) -> scalar, the two parts as `split` makes them; deterministic.
+        value_and_grad: the same function's value and gradient with respect to the trainable part. Both are called often:
+            pass them compiled.
         design: where to compare. All Params are compared, frozen ones too.
         context: further arguments: events, keys.
         weights: how many randomly chosen elements of the remaining arrays (network weights) are compared.
         seed: of that choice.
         tolerance: on the relative deviation.
         floor: a derivative below this fraction of |function| per unit step is compared absolutely.
-        progress: called with each parameter's name.
+        progress: called with "gradient audit" and the fraction done.
 
     Returns:
         One row for each scalar compared.
     """
-    free = jax.tree.map(lambda x: x.freeze(frozen=False) if is_param(x) else x, design, is_leaf=is_param)
-    trainable, rest = split(free)
-    value_and_grad = jax.jit(jax.value_and_grad(lambda t, *c: function(eqx.combine(t, rest), *c)))
-    value_at = jax.jit(lambda t, *c: function(eqx.combine(t, rest), *c))
-    value, gradient = value_and_grad(trainable, *context)
+    trainable, rest = split(unfrozen(design))
+    value, gradient = value_and_grad(trainable, rest, *context)
     scale_floor = floor * max(abs(float(value)), 1e-300)
 
     leaves, structure = jax.tree_util.tree_flatten(trainable)
     slopes = jax.tree_util.tree_leaves(gradient)
     rows = []
-    for index, element, label in compared(trainable, weights, seed):
+    scalars = compared(trainable, weights, seed)
+    for count, (index, element, label) in enumerate(scalars):
         if progress is not None:
-            progress(label.name)
+            progress("gradient audit", (count + 1) / len(scalars))
 
         def shifted(t: float, index: int = index, element: tuple = element) -> float:
             moved = list(leaves)
             moved[index] = leaves[index].at[element].add(t)
-            return float(value_at(jax.tree_util.tree_unflatten(structure, moved), *context))
+            return float(value_at(jax.tree_util.tree_unflatten(structure, moved), rest, *context))
 
         automatic = float(slopes[index][element])
         difference, error = central_difference(shifted)
@@ -124,6 +125,11 @@ def audit(
             )
         )
     return rows
+
+
+def unfrozen(design: PyTree) -> PyTree:
+    """The design with every Param free to move."""
+    return jax.tree.map(lambda x: x.freeze(frozen=False) if is_param(x) else x, design, is_leaf=is_param)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,3 +163,15 @@ def indexed(label: Label, element: tuple[int, ...]) -> Label:
     if not element:
         return label
     return dataclasses.replace(label, name=f"{label.name}[{','.join(map(str, element))}]")
+
+
+def table(rows: list[AuditRow]) -> str:
+    """The audit as text: one line a parameter, and a verdict."""
+    lines = [f"{'parameter':36s} {'unit':8s} {'automatic':>14s} {'difference':>14s} {'relative':>9s}"]
+    for row in rows:
+        verdict = "" if row.passed else "  FAILED"
+        numbers = f"{row.automatic:14.6e} {row.difference:14.6e} {row.relative:9.1e}"
+        lines.append(f"{row.name:36s} {row.unit:8s} {numbers}{verdict}")
+    failed = sum(not row.passed for row in rows)
+    lines.append(f"{len(rows)} gradients compared, {failed} failed")
+    return "\n".join(lines)

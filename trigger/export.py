@@ -2,12 +2,12 @@
 
 The layers are written down for hls4ml by hand, with a `FixedPointQuantizer` wherever the classifier quantises; hls4ml's
 `BitExact` pass then derives the type of every sum from exact interval arithmetic. So the project computes what
-`QuantisedClassifier.integers` computes, bit for bit, and `diffhep.trigger.verify` proves it. Neither Keras nor TensorFlow
-takes part.
+`QuantisedClassifier.integers` computes, bit for bit, and `diffhep.trigger.verify` proves it. Neither Keras nor
+TensorFlow takes part.
 
 Beside the firmware a project holds `classifier.json` (the integer codes, from which everything else can be made again),
-`model_card.json` (formats, hash of the weights, versions, where the model came from) and `README.md`. The same classifier
-gives the same bytes, whenever and wherever it is exported.
+`model_card.json` (formats, hash of the weights, versions, where the model came from) and `README.md`. The same
+classifier gives the same bytes, whenever and wherever it is exported.
 """
 
 import contextlib
@@ -33,10 +33,12 @@ CARD_SCHEMA, CARD_VERSION = "diffhep trigger model card", 1
 TOOLS = ("diffhep", "hls4ml", "jax", "numpy")
 # names the generated C++ already uses, and the keywords that look like names of a trigger
 RESERVED = frozenset(
-    "x main std nnet auto bool break case catch char class const continue default delete do double else enum export extern "
-    "false float for friend goto if inline int long mutable namespace new not operator or private protected public register "
-    "return short signed sizeof static struct switch template this throw true try typedef typename union unsigned using "
-    "virtual void volatile while xor and asm concept requires".split()
+    """
+    x main std nnet auto bool break case catch char class const continue default delete do double else enum
+    export extern false float for friend goto if inline int long mutable namespace new not operator or private
+    protected public register return short signed sizeof static struct switch template this throw true try
+    typedef typename union unsigned using virtual void volatile while xor and asm concept requires
+    """.split()  # noqa: SIM905
 )
 
 
@@ -60,8 +62,8 @@ def export(
         metadata: what else belongs on the model card (seed, data, training), as JSON allows.
 
     Raises:
-        ValueError: the folder holds something, a name or number is not usable, or a format cannot be exported. Nothing is
-            left behind then.
+        ValueError: the folder holds something, a name or number is not usable, or a format cannot be exported. Nothing
+            is left behind then.
 
     >>> card = export(model, "firmware")  # doctest: +SKIP
     """
@@ -85,9 +87,7 @@ def export(
     return card
 
 
-def write_project(
-    model: QuantisedClassifier, folder: Path, *, name: str, clock_period_ns: float, part: str
-) -> None:
+def write_project(model: QuantisedClassifier, folder: Path, *, name: str, clock_period_ns: float, part: str) -> None:
     """Write what hls4ml generates into a new folder, freed of what changes from run to run."""
     from hls4ml.model.graph import ModelGraph
     from hls4ml.utils.config import create_config
@@ -157,7 +157,9 @@ def check_not_constant(model: QuantisedClassifier, number: int) -> None:
     smallest = float((ends.min(axis=0).sum(axis=1) + bias).min())
     reach = largest if number < len(model.weights) - 1 else max(largest, -smallest)
     if total.lsb <= reach <= layer.output.lsb / 2:
-        msg = f"export: layer {number} never reaches half of {layer.output.lsb:g}, the step of its output {layer.output}"
+        msg = (
+            f"export: layer {number} never reaches half of {layer.output.lsb:g}, the step of its output {layer.output}"
+        )
         raise ValueError(msg)
 
 
@@ -253,19 +255,21 @@ def readme(model: QuantisedClassifier, card: dict[str, Any]) -> str:
     name, output = card["name"], model.output_format
     features = "\n".join(f"| x[{j}] | `{format}` |" for j, format in enumerate(card["feature_formats"]))
     layers = "\n".join(
-        f"| {number} | {layer['inputs']} x {layer['outputs']} | `{layer['weight']}` | `{layer['bias']}` | `{layer['output']}` |"
+        f"| {number} | {layer['inputs']} x {layer['outputs']} | "
+        + " | ".join(f"`{layer[key]}`" for key in ("weight", "bias", "output"))
+        + " |"
         for number, layer in enumerate(card["layers"])
     )
     return f"""# {name}: a trigger classifier in fixed point
 
-An hls4ml {card["versions"]["hls4ml"]} project for Vitis HLS (parallel inputs, latency strategy), part {card["part"]}, clock
-period {card["clock_period_ns"]:g} ns. Weights: SHA-256 {card["sha256"]}.
+An hls4ml {card["versions"]["hls4ml"]} project for Vitis HLS (parallel inputs, latency strategy), part {card["part"]},
+clock period {card["clock_period_ns"]:g} ns. Weights: SHA-256 {card["sha256"]}.
 
 ## Inputs
 
 The top function `{name}` takes {model.inputs} words of {model.input_format.width} bits, all of the C++ type
-`{model.input_format}`. The code of a word stands for a feature in the feature's own unit when it is read in the format of
-this table; where that differs from the C++ type, only the binary point has moved, which costs nothing.
+`{model.input_format}`. The code of a word stands for a feature in the feature's own unit when it is read in the
+format of this table; where that differs from the C++ type, only the binary point has moved, which costs nothing.
 
 | input | format of the feature |
 |---|---|
@@ -288,7 +292,7 @@ A ReLU follows every layer but the last.
 
 - `vitis-run --mode hls --tcl build_prj.tcl` synthesises; switch the steps on and off in `build_opt.tcl`.
 - `./build_lib.sh` compiles the C simulation with g++.
-- `diffhep trigger verify` on this folder rebuilds the project from `classifier.json`, compares every generated file, and
+- `diffhep.trigger.verify` on this folder generates the project again from `classifier.json`, compares every file, and
   compares the C simulation with integer arithmetic bit for bit.
 
 `firmware/nnet_utils` and `firmware/ap_types` are copies of headers that come with hls4ml, under the Apache License 2.0.

@@ -1,12 +1,11 @@
 """Proof that an exported project computes what the classifier computes, bit for bit.
 
 `verify` reads `classifier.json` of a project, generates the project again and compares every file with the one found: a
-project that was altered, or that belongs to other weights, is refused before any of its code runs. Then it compiles the C
-simulation with g++, in a folder of its own, and compares its outputs with integer arithmetic in JAX.
+project that was altered, or that belongs to other weights, is refused before any of its code runs. Then it compiles the
+C simulation with g++, in a folder of its own, and compares its outputs with integer arithmetic in JAX.
 """
 
 import json
-import os
 import shutil
 import subprocess
 import tempfile
@@ -25,8 +24,8 @@ from diffhep.trigger.fixed_point import FixedPoint, decode, require_x64
 
 BATCH = 100_000  # events simulated at once: bounds the memory
 
-# One translation unit, whose headers are parsed once, and a program of its own: hls4ml's library would be called event by
-# event from Python, would write to our standard output and could not be unloaded.
+# One translation unit, whose headers are parsed once, and a program of its own: hls4ml's library would be called event
+# by event from Python, would write to our standard output and could not be unloaded.
 DRIVER = """\
 #include "firmware/{name}.cpp"
 #include "{name}_bridge.cpp"
@@ -67,13 +66,13 @@ def verify(
         progress: called with one line of text before each step.
 
     Returns:
-        `inputs` (events compared), `outputs` (words compared), `mismatches` (words that differ), `max_difference` (largest
-        difference, in units of the logit), `files` (generated files found unaltered), `seconds` (of each step) and `tools`
-        (versions).
+        `inputs` (events compared), `outputs` (words compared), `mismatches` (words that differ), `max_difference`
+        (largest difference, in units of the logit), `files` (generated files found unaltered), `seconds` (of each step)
+        and `tools` (versions).
 
     Raises:
-        ValueError: the folder is no exported project or was altered, g++ is missing or fails, `inputs` do not fit, or JAX is
-            not in 64-bit mode.
+        ValueError: the folder is no exported project or was altered, g++ is missing or fails, `inputs` do not fit, or
+            JAX is not in 64-bit mode.
 
     >>> verify("firmware")["mismatches"]  # doctest: +SKIP
     0
@@ -94,9 +93,7 @@ def verify(
         build = Path(name) / "project"
         say(f"generating {folder.name} again from classifier.json")
         with timed(seconds, "generate"):
-            write_project(
-                model, build, name=card["name"], clock_period_ns=card["clock_period_ns"], part=card["part"]
-            )
+            write_project(model, build, name=card["name"], clock_period_ns=card["clock_period_ns"], part=card["part"])
             files = compare_files(folder, build, card)
         say("compiling the C simulation (g++)")
         with timed(seconds, "compile"):
@@ -159,8 +156,8 @@ def read_json(folder: Path, file: str) -> Any:
 def compare_files(folder: Path, build: Path, card: dict[str, Any]) -> int:
     """The number of generated files, all found unaltered in the project; else a ValueError that names the first.
 
-    Files that synthesis adds elsewhere do not matter, but nothing may be added to `firmware`, where a header would shadow
-    another. The library of hls4ml's own compilation is let pass: it is not used.
+    Files that synthesis adds elsewhere do not matter, but nothing may be added to `firmware`, where a header would
+    shadow another. The library of hls4ml's own compilation is let pass: it is not used.
     """
     generated = sorted(path.relative_to(build) for path in build.rglob("*") if path.is_file())
     wrong = [
@@ -184,7 +181,9 @@ def find_compiler() -> str:
     """The C++ compiler; a ValueError that names the package to install."""
     compiler = shutil.which("g++")
     if compiler is None:
-        msg = "verify: g++ not found, it compiles the C simulation: install the package g++ (Debian) or gcc-c++ (Fedora)"
+        msg = (
+            "verify: g++ not found, it compiles the C simulation: install the package g++ (Debian) or gcc-c++ (Fedora)"
+        )
         raise ValueError(msg)
     return compiler
 
@@ -223,7 +222,9 @@ def simulate(program: Path, scaled: Float[np.ndarray, "event in"], outputs: int)
     return logits.reshape(-1, outputs)
 
 
-def expected_outputs(model: QuantisedClassifier, scaled: Float[np.ndarray, "event in"]) -> Float[np.ndarray, "event out"]:
+def expected_outputs(
+    model: QuantisedClassifier, scaled: Float[np.ndarray, "event in"]
+) -> Float[np.ndarray, "event out"]:
     """The logits by integer arithmetic for scaled inputs."""
     features = np.ldexp(scaled, np.asarray(model.exponents))
     return np.asarray(decode(model.integers(features), model.output_format))

@@ -63,7 +63,7 @@ class ShowerNoise(eqx.Module):
     hadron: Float[Array, "event object"]
     sampling: Float[Array, "event object readout"]
     common: Float[Array, "event object"]
-    lateral: Float[Array, "3 event object"]
+    lateral: Float[Array, "event object 3"]
 
 
 class SamplingCalorimeter(AbstractStage):
@@ -156,9 +156,7 @@ class SamplingCalorimeter(AbstractStage):
 
     def leakage_curve(self) -> LeakageCurve:
         """Mean leakage as a function of energy: what the calibration of this layout has to know."""
-        return leakage_curve(
-            self.radiation_lengths(), self.absorber_material.critical_energy, self.profile_offset
-        )
+        return leakage_curve(self.radiation_lengths(), self.absorber_material.critical_energy, self.profile_offset)
 
     def resolution(self, energy: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         r"""Relative energy resolution of photons.
@@ -205,12 +203,12 @@ class SamplingCalorimeter(AbstractStage):
         # dz = R d(eta) cosh(eta) seen along the shower, R d(phi) across it: both are R times the step in eta or phi
         shift = jnp.sqrt(width**2 / samples + self.position_constant**2) / self.inner_radius
         squared = 2 * width**2 + (self.inner_radius * x["em_rms"] if "em_rms" in x else 0.0) ** 2
-        squared = squared * (1 + jnp.sqrt(1 / samples + self.width_constant**2) * noise.lateral[2])
+        squared = squared * (1 + jnp.sqrt(1 / samples + self.width_constant**2) * noise.lateral[..., 2])
         measured = {name: value for name, value in x.fields.items() if name != "pt"}
         measured |= {
             "readout_energy": energy,
-            "eta": x["eta"] + shift * noise.lateral[0],
-            "phi": wrap_phi(x["phi"] + shift * noise.lateral[1]),
+            "eta": x["eta"] + shift * noise.lateral[..., 0],
+            "phi": wrap_phi(x["phi"] + shift * noise.lateral[..., 1]),
             "width": safe_sqrt(squared),
         }
         return Events(measured, x.mask, x.weight)
@@ -227,7 +225,7 @@ def draw_noise(events: Events, readouts: int, *, key: PRNGKeyArray | None) -> Sh
     if key is None:
         ones, zeros = jnp.ones, jnp.zeros
         return ShowerNoise(
-            ones(shapes["conversion"]), ones(objects), zeros(shapes["sampling"]), zeros(objects), zeros((3, *objects))
+            ones(shapes["conversion"]), ones(objects), zeros(shapes["sampling"]), zeros(objects), zeros((*objects, 3))
         )
     keys = jr.split(key, 5)
     return ShowerNoise(
@@ -235,7 +233,7 @@ def draw_noise(events: Events, readouts: int, *, key: PRNGKeyArray | None) -> Sh
         jr.exponential(keys[1], objects),
         jr.normal(keys[2], shapes["sampling"]),
         jr.normal(keys[3], objects),
-        jr.normal(keys[4], (3, *objects)),
+        jr.normal(keys[4], (*objects, 3)),
     )
 
 
@@ -248,5 +246,5 @@ def noise_shapes(events: Events, readouts: int) -> dict[str, tuple[int, ...]]:
         "hadron": objects,
         "sampling": (*objects, readouts),
         "common": objects,
-        "lateral": (3, *objects),
+        "lateral": (*objects, 3),
     }

@@ -14,12 +14,11 @@ from jaxtyping import Array, Float
 SHOWER_RATE = 0.5  # b, per X0
 PHOTON_START = 9.0 / 7.0  # mean depth of the first conversion, X0
 LEGENDRE_NODES, LEGENDRE_WEIGHTS = ((x + (1.0, 0.0)[i]) / 2 for i, x in enumerate(np.polynomial.legendre.leggauss(4)))
+SURVIVAL_NODES, SURVIVAL_WEIGHTS = ((x + (1.0, 0.0)[i]) / 2 for i, x in enumerate(np.polynomial.legendre.leggauss(48)))
 LAGUERRE_NODES, LAGUERRE_WEIGHTS = np.polynomial.laguerre.laggauss(60)
 
 
-def shape_parameter(
-    energy: Float[Array, "*shape"], critical_energy: float, offset: float
-) -> Float[Array, "*shape"]:
+def shape_parameter(energy: Float[Array, "*shape"], critical_energy: float, offset: float) -> Float[Array, "*shape"]:
     """Shape A of the profile of a shower of some energy [GeV]; energies below 0.1 GeV count as 0.1 GeV."""
     return 1 + SHOWER_RATE * (jnp.log(jnp.maximum(energy, 0.1) / critical_energy) + offset)
 
@@ -70,6 +69,18 @@ def gamma_fractions_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
 gamma_fractions.defjvp(gamma_fractions_jvp, symbolic_zeros=True)
 
 
+def gamma_survival(shape: Float[Array, "*shape"], x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Regularised upper incomplete gamma function Q(A, x), to 1e-9 for 2 <= A <= 12 and x <= 60; 1 at x = 0.
+
+    48-point Gauss-Legendre quadrature of the density. `jax.scipy.special.gammaincc` agrees, but takes a second to compile.
+
+    >>> float(gamma_survival(jnp.array(3.0), jnp.array(2.0)).round(9))
+    0.676676416
+    """
+    density = gamma_density(shape[..., None], x[..., None] * jnp.asarray(SURVIVAL_NODES))
+    return 1 - x * jnp.sum(density * jnp.asarray(SURVIVAL_WEIGHTS), axis=-1)
+
+
 def leakage_moments(
     shape: Float[Array, "*shape"], depth: Float[Array, ""]
 ) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
@@ -83,10 +94,8 @@ def leakage_moments(
         60-point Gauss-Laguerre quadrature over the exponential conversion depth; a photon that does not convert leaks
         entirely.
     """
-    behind = depth - PHOTON_START * jnp.asarray(LAGUERRE_NODES)
-    converted = behind > 0
-    lost = jax.scipy.special.gammaincc(shape[..., None], SHOWER_RATE * jnp.where(converted, behind, 1.0))
-    lost = jnp.where(converted, lost, 1.0)
+    behind = jnp.maximum(depth - PHOTON_START * jnp.asarray(LAGUERRE_NODES), 0.0)
+    lost = gamma_survival(shape[..., None], SHOWER_RATE * behind)
     weights = jnp.asarray(LAGUERRE_WEIGHTS)
     mean = jnp.sum(weights * lost, axis=-1)
     variance = jnp.sum(weights * (lost - mean[..., None]) ** 2, axis=-1)
@@ -113,9 +122,7 @@ class LeakageCurve(eqx.Module):
         return jnp.sum(self.coefficients * jnp.cos(order * angle[..., None]), axis=-1)
 
 
-def leakage_curve(
-    depth: Float[Array, ""], critical_energy: float, offset: float, *, nodes: int = 8
-) -> LeakageCurve:
+def leakage_curve(depth: Float[Array, ""], critical_energy: float, offset: float, *, nodes: int = 8) -> LeakageCurve:
     """Mean leakage of photons between 1 GeV and 3 TeV in a stack of some depth [X0], interpolated to 1e-4 of itself."""
     log_range = (0.0, float(np.log(3000.0)))
     angle = (np.arange(nodes) + 0.5) * np.pi / nodes

@@ -1,11 +1,11 @@
-r"""Significances from the asymptotic distribution of likelihood ratios (Cowan, Cranmer, Gross, Vitells, arXiv:1007.1727).
+r"""Significances from the asymptotic distribution of likelihood ratios (Cowan et al., arXiv:1007.1727).
 
-$q_0 = 2[\mathrm{nll}(0, \hat{\hat\theta}) - \mathrm{nll}(\hat\mu, \hat\theta)]$ for $\hat\mu \ge 0$, otherwise 0 (eq. 12);
-$Z = \sqrt{q_0}$ (eq. 52). On the Asimov data set of $\mu = 1$ the second term is zero, and Z is the median discovery
-significance. Derivatives follow from the envelope theorem.
+$q_0 = 2[\mathrm{nll}(0, \hat{\hat\theta}) - \mathrm{nll}(\hat\mu, \hat\theta)]$ for $\hat\mu \ge 0$, otherwise 0
+(eq. 12); $Z = \sqrt{q_0}$ (eq. 52). On the Asimov data set of $\mu = 1$ the second term is zero, and Z is the median
+discovery significance. Derivatives follow from the envelope theorem.
 
-Convention at zero: where q is 0, $\sqrt q$ has value 0 and gradient 0. For $q_0 \propto s^2$ the significance is a norm of
-the signal, like |s| at s = 0, and zero lies in its subgradient; at any s > 0 the gradient is the true one.
+Convention at zero: where q is 0, $\sqrt q$ has value 0 and gradient 0. For $q_0 \propto s^2$ the significance is a norm
+of the signal, like |s| at s = 0, and zero lies in its subgradient; at any s > 0 the gradient is the true one.
 """
 
 import equinox as eqx

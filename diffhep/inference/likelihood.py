@@ -201,20 +201,21 @@ def require_float64(x: Array) -> None:
     """Refuses single precision: a likelihood there has noise of the size of the effect that is looked for."""
     if x.dtype != jnp.float64:
         msg = (
-            f"fits need float64, got {x.dtype}: set JAX_ENABLE_X64=1, or call jax.config.update('jax_enable_x64', True) "
-            "before the first array is made"
+            f"fits need float64, got {x.dtype}: set JAX_ENABLE_X64=1, or call "
+            "jax.config.update('jax_enable_x64', True) before the first array is made"
         )
         raise ValueError(msg)
 
 
 @jax.custom_jvp
 def poisson_deviance(n: Float[ArrayLike, "*bin"], expected: Float[ArrayLike, "*bin"]) -> Float[Array, "*bin"]:
-    r"""Twice the log-likelihood ratio of the saturated model: $2[\lambda - n - n\ln(\lambda/n)]$, and $2\lambda$ at n = 0.
+    r"""Twice the log of the likelihood ratio to the saturated model: $2[\lambda - n - n\ln(\lambda/n)]$.
 
+    At n = 0 that is $2\lambda$.
     Relative precision is kept for $\lambda \to n$. Where $\lambda < 10^{-10} n$ (or below 1e-10 for n = 0), negative
     values included, the function is continued by a parabola that rises towards negative expectations: the fit is
-    pushed back instead of meeting NaN. Derivatives of every order are exact; the one with respect to an n of zero, which
-    diverges, is set to zero.
+    pushed back instead of meeting NaN. Derivatives of every order are exact; the one with respect to an n of zero,
+    which diverges, is set to zero.
 
     Args:
         n: observed counts, not negative, not necessarily integer.
@@ -265,7 +266,7 @@ def _floor_slope(n: Array, some: Array, floor: Array) -> tuple[Array, Array]:
 
 
 def _x_minus_log1p(x: Array) -> Array:
-    """x - log(1 + x) without cancellation: with r = x/(2 + x) it is x r - 2 r^3 (1/3 + r^2/5 + r^4/7 + ...)."""
+    """The difference x - log(1 + x) as x r - 2 r^3 (1/3 + r^2/5 + r^4/7 + ...), r = x/(2 + x): nothing cancels."""
     small = jnp.abs(x) < 0.1
     s = jnp.where(small, x, 0.0)
     r = s / (2 + s)

@@ -1,13 +1,13 @@
 r"""A damped Newton minimiser that is a differentiable layer.
 
-Steps come from an eigen-decomposition of the Hessian, scaled to unit diagonal so that units of parameters do not matter,
-with the eigenvalues made positive (Nocedal and Wright, Numerical Optimization, ch. 3.4) and a Levenberg-Marquardt
-damping that grows on failure. Bounds: parameters on a bound whose gradient points outwards are held. The stop is on the
-gradient in units of each parameter's own uncertainty, |g|/sqrt(H_ii).
+Steps come from an eigen-decomposition of the Hessian, scaled to unit diagonal so that units of parameters do not
+matter, with the eigenvalues made positive (Nocedal and Wright, Numerical Optimization, ch. 3.4) and a Levenberg-
+Marquardt damping that grows on failure. Bounds: parameters on a bound whose gradient points outwards are held. The
+stop is on the gradient in units of each parameter's own uncertainty, |g|/sqrt(H_ii).
 
-The derivative of the optimum is that of the implicit function theorem, $\dot\theta = -H^{-1}\,\partial_a g\,\dot a$, and the
-derivative of the minimum is that of the envelope theorem, $\partial_a f$ at the optimum; neither looks inside the loop,
-and both can be differentiated again.
+The derivative of the optimum is that of the implicit function theorem, $\dot\theta = -H^{-1}\,\partial_a g\,\dot a$,
+and the derivative of the minimum is that of the envelope theorem, $\partial_a f$ at the optimum; neither looks inside
+the loop, and both can be differentiated again.
 """
 
 from collections.abc import Callable

@@ -55,7 +55,7 @@ def smooth_counts(
         degree: of the polynomial in the exponent; 1 is an exponential.
 
     Raises:
-        ValueError: lengths that differ, fewer bins than coefficients, counts whose sum is not positive, single precision.
+        ValueError: lengths that differ, fewer bins than coefficients, a sum that is not positive, single precision.
 
     >>> x = jnp.linspace(100.0, 160.0, 30)
     >>> falling = 50 * jnp.exp(-(x - 100) / 30)

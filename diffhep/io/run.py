@@ -35,17 +35,21 @@ class RunFolder:
     def create(path: str | Path, config: Mapping[str, Any]) -> "RunFolder":
         """Start a run in a new or empty folder."""
         run = RunFolder(path)
-        if run.path.exists() and not run.path.is_dir():
-            msg = f"{run.path}: is a file; a run needs a folder of its own"
-            raise ValueError(msg)
-        if run.path.exists() and any(run.path.iterdir()):
-            what = "already holds a run" if (run.path / CONFIG).exists() else "is not empty"
-            msg = f"{run.path}: {what}; choose another folder, or --resume"
-            raise ValueError(msg)
+        run.check_free()
         run.path.mkdir(parents=True, exist_ok=True)
         with run.replacing(CONFIG) as file:
             file.write_text(tomli_w.dumps(without_none(config)))
         return run
+
+    def check_free(self) -> None:
+        """A ValueError unless a new run can start here."""
+        if self.path.exists() and not self.path.is_dir():
+            msg = f"{self.path}: is a file; a run needs a folder of its own"
+            raise ValueError(msg)
+        if self.path.exists() and any(self.path.iterdir()):
+            what = "already holds a run" if (self.path / CONFIG).exists() else "is not empty"
+            msg = f"{self.path}: {what}; choose another folder, or --resume"
+            raise ValueError(msg)
 
     @staticmethod
     def open(path: str | Path) -> "RunFolder":

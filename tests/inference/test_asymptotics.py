@@ -143,7 +143,7 @@ def pyhf_conditional(twin, mu, data):
 
 def test_expected_significance_equals_pyhfs_before_and_after_the_fit():
     twin = pyhf_twin()
-    index = twin.config.poi_index
+    index = int(twin.config.poi_index or 0)
 
     def q0(alpha, aux):
         truth = np.zeros(2)

@@ -1,4 +1,4 @@
-"""The resonance search: R1's closed form, pyhf's likelihood, derivatives, speed of compilation left to the benchmarks."""
+"""The resonance search: the closed form of a peak on a flat background, template points, derivatives, bad input."""
 
 import jax
 import jax.numpy as jnp

@@ -1,5 +1,7 @@
 """ROOT files in: layouts, order, padding, and every bad input that can be thought of."""
 
+from typing import Any
+
 import awkward as ak
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +13,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from diffhep.io import read_events
 
+opened: Any = uproot.open  # its return type is too wide to be of use
 PT = [[20.0, 50.0, 30.0], [], [10.0], [40.0, 45.0]]
 ETA = [[0.2, 0.5, 0.3], [], [0.1], [0.4, 0.45]]
 PHI = [[-0.2, -0.5, -0.3], [], [-0.1], [-0.4, -0.45]]
@@ -139,7 +142,7 @@ def test_a_file_cut_off(good, part):
 
 
 def test_damage_in_the_middle(good):
-    with uproot.open(good) as file:
+    with opened(good) as file:
         start = file.key("Events").data_cursor.index
     content = bytearray(good.read_bytes())
     content[start : start + 300] = bytes(300)
@@ -180,7 +183,8 @@ def test_an_empty_tree(tmp_path):
 def test_values_that_are_not_finite(tmp_path, name, value):
     bad = [row.copy() for row in PT]
     bad[3][1] = value
-    text = message(nanoaod(tmp_path / "f.root", **{name: bad}))
+    options: dict[str, Any] = {name: bad}
+    text = message(nanoaod(tmp_path / "f.root", **options))
     assert f"Photon_{name} is {value}" in text
     assert "entry 3" in text
 

@@ -1,6 +1,7 @@
 """Samples: the round trip, the normalisation, and what the package ships."""
 
 import json
+from typing import Any
 
 import awkward as ak
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from diffhep.events import Events
 from diffhep.io import SHIPPED, read_sample, shipped, write_sample
 from diffhep.kinematics import diphoton_mass
 
+opened: Any = uproot.open  # its return type is too wide to be of use
 PRODUCTION = {"cross_section": 2.5, "sum_of_weights": 40.0, "n_generated": 80}
 FIELDS = ("pt", "eta", "phi", "hoe", "genPartFlav", "emFrac1", "emFrac2", "emFrac3", "emRms", "pfRelIso03_all")
 
@@ -50,7 +52,7 @@ def test_single_precision_by_default(tmp_path, events):
 
 def test_nanoaod_names_in_the_file(tmp_path, events):
     path = write_sample(tmp_path / "s.root", events, **PRODUCTION)
-    with uproot.open(path) as file:
+    with opened(path) as file:
         assert {"nPhoton", "Photon_pt", "Photon_eta", "Photon_phi", "genWeight"} == set(file["Events"].keys())
         assert_array_equal(file["Events"]["nPhoton"].array(), [2, 1, 0, 2, 2])
 
@@ -58,7 +60,7 @@ def test_nanoaod_names_in_the_file(tmp_path, events):
 def test_event_fields_and_integers_are_kept(tmp_path, events):
     number = Events({**events.fields, "event": np.arange(5)}, events.mask, events.weight)  # type: ignore[dict-item]
     path = write_sample(tmp_path / "s.root", number, **PRODUCTION)
-    with uproot.open(path) as file:
+    with opened(path) as file:
         column = file["Events"]["event"].array(library="np")
     assert column.dtype == np.int64
     assert_array_equal(column, np.arange(5))
@@ -211,10 +213,11 @@ def test_the_higgs_boson_is_where_it_was_put():
     mass = np.asarray(
         diphoton_mass(*(e[k][:, 0] for k in ("pt", "eta", "phi")), *(e[k][:, 1] for k in ("pt", "eta", "phi")))
     )
-    assert both.mean() > 0.95
-    # final-state radiation out of the cone and stray pi0 in it make tails: the median is the peak, its width 4 MeV
+    # the others: a photon that became an electron pair, or one out of acceptance with a fake in its place
+    assert both.mean() > 0.9
+    # stray particles in the cone make a tail: the median is the peak, whose natural width is 4 MeV
     assert abs(np.median(mass[both]) - 125.0) < 0.1
-    assert (np.abs(mass[both] - 125.0) < 1.0).mean() > 0.7
+    assert (np.abs(mass[both] - 125.0) < 1.0).mean() > 0.95
 
 
 def test_flavours_are_what_the_processes_say():
@@ -239,6 +242,6 @@ def test_metadata_reproduces_the_production(sample):
 
 
 def test_the_counter_agrees_with_the_branches(sample):
-    with uproot.open(sample.path) as file:
+    with opened(sample.path) as file:
         tree = file["Events"]
         assert_array_equal(tree["nPhoton"].array(library="np"), ak.num(tree["Photon_pt"].array()))

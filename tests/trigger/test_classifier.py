@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax.extend.core import jaxprs_in_params
 
 from diffhep.parameters import split
 from diffhep.trigger.classifier import DenseClassifier, LayerFormat, QuantisedClassifier, quantised
@@ -87,7 +88,7 @@ def test_initial_weights_have_the_variance_of_he():
 @st.composite
 def models(draw):
     """Random networks with random formats of every mode, not only those that `quantised` makes."""
-    sizes = (3, 4, 2)
+    sizes = (4, 4, 4)  # few shapes of arrays: each is compiled once for each mode
     modes = list(itertools.product(("RND", "TRN"), ("SAT", "WRAP")))
 
     def format(k):
@@ -122,9 +123,9 @@ def test_files_read_back_to_the_same_outputs(example):
     np.testing.assert_array_equal(model.frozen()(x), model(x))
 
 
-@pytest.mark.parametrize(("sizes", "bits"), [((12, 16, 8, 1), 12), ((4, 6, 1), 8), ((4, 6, 1), 9), ((5, 3), 6)])
-def test_quantised_networks_agree_with_their_integers(sizes, bits):
-    _, model, x = make(sizes, seed=bits, bits=bits)
+@pytest.mark.parametrize("bits", [4, 6, 8, 12, 16])
+def test_quantised_networks_agree_with_their_integers(bits):
+    _, model, x = make(seed=bits, bits=bits)
     np.testing.assert_array_equal(decode(model.integers(4 * x), model.output_format), model(4 * x))
 
 
@@ -140,7 +141,7 @@ def every_variable(jaxpr):
     """All variables of a jaxpr and of those inside its equations."""
     for eqn in jaxpr.eqns:
         yield from (*eqn.invars, *eqn.outvars)
-        for inner in jax.core.jaxprs_in_params(eqn.params):
+        for inner in jaxprs_in_params(eqn.params):
             yield from every_variable(inner)
 
 

@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -91,9 +92,11 @@ def as_data(
     prompt = np.asarray(jets["genPartFlav"]) == 1
     group = len(PT_CLASSES) * prompt + prompt + np.digitize(np.asarray(jets["pt"]), PT_CLASSES)
     isolated = np.asarray(jets["pfRelIso03_all"]) < isolation
-    samples = {name: photons_only(events[name]) for name in ("signal", "background")} | {"jets": candidates(jets)}
+    pairs = [photons_only(events[name]) for name in ("signal", "background")]
+    samples = {"prompt": jax.tree.map(lambda *parts: jnp.concatenate(parts), *pairs), "jets": candidates(jets)}
     return Data(
         **samples,
+        signal_events=pairs[0].size,
         exposure=jnp.asarray(exposure),
         group=jnp.asarray(group),
         isolated=jnp.asarray(isolated, dtype=float),

@@ -89,8 +89,8 @@ def resolution_terms(design: Experiment) -> dict[str, Any]:
 def turn_on_of(study: "HiggsDiphoton", design: Experiment) -> dict[str, Any]:
     """Efficiency of the hard trigger for signal against the subleading photon's generated pt."""
     hard = resolve(study.hard_version(design))
-    signal = study.fresh.signal
-    photons = measured(hard, study.spectrum, study.fresh, "signal")
+    signal, noise = study.fresh.signal()
+    photons = measured(hard, study.spectrum, signal, noise)
     accepted = np.asarray(menu_with(hard, HARD)(photons).weight) / np.asarray(signal.weight)
     true_pt = np.asarray(signal["pt"])
     efficiency, error = turn_on(true_pt.min(axis=1), accepted, TURN_ON_EDGES)
@@ -108,7 +108,7 @@ def rate_curve(study: "HiggsDiphoton", design: Experiment) -> dict[str, Any]:
     """Hard rate on held-out jets against a common shift of both thresholds, with its error."""
     hard = resolve(study.hard_version(design))
     jets = study.fresh.jets
-    photons = measured(hard, study.spectrum, study.fresh, "jets")
+    photons = measured(hard, study.spectrum, jets, study.fresh.noise["jets"])
     menu = menu_with(hard, HARD)
     objects = np.asarray(jnp.prod(menu.object_acceptance(photons), axis=1))
     pt = np.where(np.asarray(photons.mask), np.asarray(photons["pt"]), 0.0)

@@ -9,13 +9,15 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, PRNGKeyArray, PyTree
+from jaxtyping import Array, PRNGKeyArray
 
 from diffhep.design.config import HiggsDiphotonSettings
+from diffhep.design.honest import Measured, measure_with_error
+from diffhep.design.problem import Constraint, Outcome, Problem
+from diffhep.design.studies.higgs_diphoton.data import load
 from diffhep.design.studies.higgs_diphoton.experiment import (
     HARD,
     RELAXED,
@@ -29,11 +31,8 @@ from diffhep.design.studies.higgs_diphoton.experiment import (
     significance,
     templates,
 )
-from diffhep.design.studies.higgs_diphoton.data import load
 from diffhep.design.studies.higgs_diphoton.pictures import pictures
 from diffhep.design.studies.higgs_diphoton.training import stagewise
-from diffhep.design.honest import Measured, measure_with_error
-from diffhep.design.problem import Constraint, Outcome, Problem
 from diffhep.design.study import AbstractStudy, Report
 from diffhep.detector import SamplingCalorimeter
 from diffhep.parameters import Param, resolve
@@ -75,7 +74,11 @@ class HiggsDiphoton(AbstractStudy):
         self.problem = Problem(
             self.evaluate,
             (self.spectrum, self.data),
-            (Constraint("cost", b.cost, "cost unit"), Constraint("depth", b.depth, "mm"), Constraint("rate", b.rate, "Hz")),
+            (
+                Constraint("cost", b.cost, "cost unit"),
+                Constraint("depth", b.depth, "mm"),
+                Constraint("rate", b.rate, "Hz"),
+            ),
         )
         self.judges = {relaxed: measure_with_error(self.judged(relaxed=relaxed)) for relaxed in (True, False)}
 
@@ -141,14 +144,11 @@ class HiggsDiphoton(AbstractStudy):
 
     def initial(self, *, progress: Report) -> Experiment:
         """Networks trained by cross-entropy at the initial layout, cuts at fixed efficiency, thresholds at the rate."""
-        trained = stagewise(
-            self.untrained(),
-            self.spectrum,
-            self.data,
-            steps=self.settings.search.warmup,
-            progress=progress,
-        )
-        return self.settle(trained)
+        return self.settle(self.train(self.untrained(), progress=progress))
+
+    def train(self, design: Experiment, *, progress: Report) -> Experiment:
+        """Networks trained by cross-entropy at the design's layout, each cut at a fixed photon efficiency."""
+        return stagewise(design, self.spectrum, self.data, steps=self.settings.search.warmup, progress=progress)
 
     def start(self, initial: Experiment, *, key: PRNGKeyArray) -> Experiment:
         """Random thicknesses and thresholds; as many layers as a random share of the budget pays for."""
@@ -214,8 +214,8 @@ class HiggsDiphoton(AbstractStudy):
         """What the classifier sees of the jets and the signal of the design sample."""
         resolved = resolve(design)
         inputs = []
-        for name in ("jets", "signal"):
-            photons = measured(resolved, self.spectrum, self.data, name)
+        for events, noise in ((self.data.jets, self.data.noise["jets"]), self.data.signal()):
+            photons = measured(resolved, self.spectrum, events, noise)
             inputs.append(trigger_features(photons).reshape(-1, self.settings.calorimeter.readouts + 2))
         return jnp.concatenate(inputs)
 
@@ -249,7 +249,7 @@ class HiggsDiphoton(AbstractStudy):
 
     def judge(self, design: Experiment, *, relaxed: bool) -> Mapping[str, Measured]:
         """On held-out events: relaxed, or with steps, counts and the integer classifier."""
-        sizes = {name: getattr(self.fresh, name).size for name in ("signal", "background", "jets")}
+        sizes = {name: getattr(self.fresh, name).size for name in ("prompt", "jets")}
         context = self.spectrum, self.fresh
         return self.judges[relaxed](design if relaxed else self.hard_version(design), sizes, context)
 
@@ -289,12 +289,9 @@ def reweighted(data: Data, factors: Mapping[str, Array]) -> Data:
     )
 
 
-def jet_acceptance(
-    experiment: Experiment, spectrum: Spectrum, data: Data
-) -> tuple[np.ndarray, np.ndarray]:
+def jet_acceptance(experiment: Experiment, spectrum: Spectrum, data: Data) -> tuple[np.ndarray, np.ndarray]:
     """Measured pt of the jets' candidates [GeV] and the rate [Hz] each event adds if both thresholds pass it."""
-    photons = measured(experiment, spectrum, data, "jets")
+    photons = measured(experiment, spectrum, data.jets, data.noise["jets"])
     objects = menu_with(experiment, HARD).object_acceptance(photons)
     pt = jnp.where(photons.mask, photons["pt"], 0.0)
     return np.asarray(pt), np.asarray(data.jets.weight * objects[:, 0] * objects[:, 1])
-

@@ -22,9 +22,7 @@ TRIGGER_EFFICIENCY = 0.97  # of the trigger's classifier, per photon
 CHUNK = 50
 
 
-def stagewise(
-    experiment: Experiment, spectrum: Spectrum, data: Data, *, steps: int, progress: Report
-) -> Experiment:
+def stagewise(experiment: Experiment, spectrum: Spectrum, data: Data, *, steps: int, progress: Report) -> Experiment:
     """Train the networks at the experiment's layout, and set both cuts at fixed photon efficiency."""
     offline, online, label, weight = training_set(experiment, spectrum, data)
     networks = experiment.tagger, experiment.menu.classifier
@@ -68,8 +66,8 @@ def training_set(experiment: Experiment, spectrum: Spectrum, data: Data) -> tupl
     """
     resolved = resolve(experiment)
     offline, online = [], []
-    for name in ("signal", "jets"):
-        photons = measured(resolved, spectrum, data, name)
+    for events, noise in (data.signal(), (data.jets, data.noise["jets"])):
+        photons = measured(resolved, spectrum, events, noise)
         offline.append(flat(photon_features(photons)))
         online.append(flat(trigger_features(photons)))
     prompt_classes = spectrum.groups // 2

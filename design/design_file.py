@@ -1,0 +1,90 @@
+"""Design files: the values of a design's parameters, and where its networks are.
+
+`design.json` in a run folder holds `study`, `parameters` (name -> value in the parameter's unit) and `networks` (a file
+beside it). One can be written by hand as well: parameters that are left out keep their initial values, and without
+networks they are trained at that layout.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
+from jaxtyping import PyTree
+
+from diffhep.design.study import AbstractStudy, Report
+from diffhep.io import RunFolder
+from diffhep.parameters import Param, is_param, named_params, path_name
+
+DESIGN = "design.json"
+NETWORKS = "checkpoints/final.eqx"
+
+
+def write_design(run: RunFolder, study: AbstractStudy, design: PyTree) -> None:
+    """Write `design.json` of a run whose final design is stored."""
+    values = {name: np.asarray(p.unwrap()) for name, p in named_params(design).items()}
+    run.write_json(DESIGN, {"study": study.name, "parameters": values, "networks": NETWORKS})
+
+
+def read_design(file: str | Path, study: AbstractStudy, *, progress: Report) -> PyTree:
+    """The design of a file (or of a run folder), for a study.
+
+    Raises:
+        ValueError: the file is missing, not JSON, of another study, or has an unknown parameter or a value out of bounds.
+    """
+    file = Path(file)
+    file = file / DESIGN if file.is_dir() else file
+    content = load_json(file)
+    if content.get("study") != study.name:
+        msg = f"{file}: a design of study {content.get('study')!r}, wanted {study.name!r}"
+        raise ValueError(msg)
+    for key in content.keys() - {"study", "parameters", "networks"}:
+        msg = f"{file}: unknown key {key!r}; a design has study, parameters and networks"
+        raise ValueError(msg)
+    if "networks" in content:
+        design = RunFolder(file.parent).load_tree(content["networks"], study.untrained())
+        return with_parameters(design, content.get("parameters", {}), source=str(file))
+    moved = with_parameters(study.untrained(), content.get("parameters", {}), source=str(file))
+    return study.train(moved, progress=progress)
+
+
+def load_json(file: Path) -> dict[str, Any]:
+    """A JSON object; a ValueError that names the file otherwise."""
+    try:
+        content = json.loads(file.read_text())
+    except OSError as error:
+        msg = f"{file}: cannot be read ({error.strerror})"
+        raise ValueError(msg) from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        msg = f"{file}: not valid JSON ({error})"
+        raise ValueError(msg) from None
+    if not isinstance(content, dict):
+        msg = f"{file}: a JSON object is wanted, got {type(content).__name__}"
+        raise ValueError(msg)
+    return content
+
+
+def with_parameters(design: PyTree, values: dict[str, Any], *, source: str) -> PyTree:
+    """The design with some Params at other values; a ValueError that names the parameter if that cannot be."""
+    known = named_params(design)
+    for name, value in values.items():
+        if name not in known:
+            msg = f"{source}: no parameter is called {name!r}; there are {', '.join(known)}"
+            raise ValueError(msg)
+        if not isinstance(value, int | float) or not np.isfinite(value):
+            msg = f"{source}: {name}: a finite number is wanted, got {value!r}"
+            raise ValueError(msg)
+
+    def replace(path: tuple, node: object) -> object:
+        name = path_name(path)
+        if not isinstance(node, Param) or name not in values:
+            return node
+        try:
+            return eqx.tree_at(lambda p: p.raw, node, node.at(values[name]).raw)
+        except ValueError as error:
+            msg = f"{source}: {name}: {error}"
+            raise ValueError(msg) from None
+
+    return jax.tree_util.tree_map_with_path(replace, design, is_leaf=is_param)

@@ -1,0 +1,391 @@
+"""What a run shows to people: `report.html`, one file that needs no other, and its figures as PNG files.
+
+Everything is read, checked and drawn before the first file is written, and every file is renamed into place: a broken
+run leaves the folder as it was.
+"""
+
+import base64
+import math
+from collections.abc import Iterable, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+from jaxtyping import Bool
+
+from diffhep import figures
+from diffhep.io import RunFolder
+from diffhep.result import FPGA, RESULT, Budget, Compared, Grid, Parameter, Proof, Result, Starts, Value, read
+
+PAGE = "report.html"
+FOLDER = "figures"
+NAMES = ("ascent", "spectrum", "resolution", "front", "scan", "audit", "turn_on", "rate")
+CARDS = ("firmware/model_card.json", "classifier.json")
+SIGNIFICANT = 2.0  # standard errors
+PROVENANCE = {"cross_section_pb": "cross-section [pb]", "generated": "events generated", "events": "events kept"}
+SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def write_report(run: RunFolder) -> Path:
+    """Write `report.html` and `figures/*.png` into a run folder.
+
+    What the run lacks (a front, a scan, the proof of the firmware) is left out, with a sentence that says which command
+    adds it.
+
+    Args:
+        run: a run with `result.json` and, if the firmware was proved, `fpga.json`.
+
+    Returns:
+        The page.
+
+    Raises:
+        ValueError: a file is missing or broken; one line that names it and the key. Nothing is written then.
+
+    >>> write_report(RunFolder.open("runs/demo"))  # doctest: +SKIP
+    PosixPath('runs/demo/report.html')
+    """
+    result = read(run, RESULT, Result)
+    proof = read(run, FPGA, Proof) if run.has(FPGA) else None
+    images = draw(result)
+    text = page(result, proof, fixed_point_formats(run), images)
+    for name in NAMES:
+        if name in images:
+            with run.replacing(f"{FOLDER}/{name}.png") as file:
+                file.write_bytes(images[name])
+        else:
+            # of an earlier report
+            (run.path / FOLDER / f"{name}.png").unlink(missing_ok=True)
+    with run.replacing(PAGE) as file:
+        file.write_text(text, encoding="utf-8")
+    return run.path / PAGE
+
+
+def draw(result: Result) -> dict[str, bytes]:
+    """The figures of a result as PNG images, by name; those it has nothing for are left out."""
+    pictures, symbol = result.pictures, symbol_of(result)[1]
+    hard = result.initial.hard, result.final.hard
+    images = {"ascent": figures.single(lambda ax: figures.ascent(ax, result.starts, *hard, symbol=symbol))}
+    if (spectra := pictures.spectrum) is not None:
+        images["spectrum"] = figures.png(lambda figure: figures.spectra(figure, spectra), width=12.5, height=6.4)
+    if (resolution := pictures.resolution) is not None:
+        images["resolution"] = figures.single(lambda ax: figures.resolution_terms(ax, resolution), columns=3)
+    if (front := result.front) is not None:
+        index = list(result.constraints).index(front.constraint)
+        budget = result.constraints[front.constraint]
+        designs = (
+            ("initial", budget.initial, result.initial.relaxed, hard[0]),
+            ("final", budget.value, result.final.relaxed, hard[1]),
+        )
+        images["front"] = figures.single(
+            lambda ax: figures.pareto_front(ax, front, index, designs, symbol=symbol, unit=budget.unit), columns=3
+        )
+    if (grid := result.grid) is not None:
+        over = over_budget(grid, result.constraints)
+        best, final = best_cell(grid, over), final_point(grid, result.parameters)
+        images["scan"] = figures.single(
+            lambda ax: figures.thickness_scan(ax, grid, over, best, final, symbol=symbol), columns=3, height=5.4
+        )
+    if result.audit:
+        height = 2.0 + 0.24 * min(len(result.audit), figures.MOST_ROWS)
+        images["audit"] = figures.single(lambda ax: figures.gradient_audit(ax, result.audit), columns=3, height=height)
+    if (content := pictures.turn_on) is not None:
+        images["turn_on"] = figures.single(lambda ax: figures.turn_on(ax, content))
+    if (rates := pictures.rate) is not None:
+        limit = result.constraints["rate"].limit if "rate" in result.constraints else None
+        images["rate"] = figures.single(
+            lambda ax: figures.rate_curve(ax, rates.initial, rates.final, budget=limit), columns=3
+        )
+    return images
+
+
+def page(result: Result, proof: Proof | None, formats: dict[str, Any] | None, images: dict[str, bytes]) -> str:
+    """The report as HTML."""
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"number": number, "pm": pm, "count": count, "seconds": seconds}
+    template = environment.from_string(files("diffhep").joinpath("report.html.jinja").read_text(encoding="utf-8"))
+    symbol = symbol_of(result)[0]
+    sources = {name: "data:image/png;base64," + base64.b64encode(image).decode() for name, image in images.items()}
+    return template.render(
+        r=result,
+        symbol=symbol,
+        total=sum(result.timing.values()),
+        images=sources,
+        proof=proof,
+        formats=formats,
+        verdict=verdict(result),
+        warnings=warnings(result, proof),
+        parameters=parameter_rows(result.parameters),
+        constraints=[(name, b, met(b), worth(b, symbol)) for name, b in result.constraints.items()],
+        agreement=agreement(result.starts),
+        audit=audited(result.audit),
+        scan=scanned(result),
+        provenance=provenance(result.data),
+    )
+
+
+# --- findings in words -----------------------------------------------------------------------------------------------
+
+
+def symbol_of(result: Result) -> tuple[str, str]:
+    """The symbol of the objective in text and in a figure: the last letter of its name if it ends with one."""
+    last = result.objective.split()[-1:] or [""]
+    return (last[0], f"${last[0]}$") if len(last[0]) == 1 and last[0].isalpha() else ("objective", "Objective")
+
+
+def verdict(result: Result) -> str:
+    """Whether the improvement is more than chance, in plain words."""
+    gain, before = result.improvement, result.initial.hard.value
+    share = f" ({signed(100 * gain.value / before, 2)} %)" if before else ""
+    size = f"{abs(gain.significance):.1f}" if abs(gain.significance) < 1000 else "more than 1000"
+    if gain.significance >= SIGNIFICANT:
+        return f"The improvement is {pm(gain)}{share}: {size} standard errors, on the same held-out events."
+    if gain.significance <= -SIGNIFICANT:
+        return f"This is NOT a significant improvement but a loss: {pm(gain)}{share}, {size} standard errors below."
+    return (
+        f"The improvement of {pm(gain)}{share} is NOT significant: {size} standard errors from no change at all, and less "
+        f"than {SIGNIFICANT:g} are within what chance does."
+    )
+
+
+def warnings(result: Result, proof: Proof | None) -> list[str]:
+    """What a reader must know before believing the first sentence."""
+    said = [f"The final design does not meet the budget of {name}: {met(b)}." for name, b in exceeded(result)]
+    failed = sum(not row.passed for row in result.audit)
+    if failed:
+        said.append(f"{failed} of {len(result.audit)} gradients disagree with finite differences.")
+    if not any(result.starts.within_budget):
+        said.append("No start of the ascent ended within the budgets.")
+    if proof is not None and proof.mismatches:
+        said.append(f"The FPGA firmware is not bit-exact: {count(proof.mismatches)} outputs differ.")
+    return said
+
+
+def exceeded(result: Result) -> Iterable[tuple[str, Budget]]:
+    """The constraints whose limit is exceeded by more than the statistical error explains."""
+    return ((name, b) for name, b in result.constraints.items() if b.value - b.limit > allowance(b))
+
+
+def allowance(budget: Budget) -> float:
+    """How far above its limit a use still counts as met: rounding, and `SIGNIFICANT` standard errors."""
+    return max(1e-9 * abs(budget.limit), SIGNIFICANT * budget.stderr)
+
+
+def met(budget: Budget) -> str:
+    """Whether a limit is met."""
+    above = budget.value - budget.limit
+    if above <= 1e-9 * abs(budget.limit):
+        return "met"
+    if budget.stderr == 0:
+        return f"EXCEEDED by {number(above)} {budget.unit}".rstrip()
+    far = f"{above / budget.stderr:.1f} standard errors"
+    return f"met within its error ({far} above)" if above <= allowance(budget) else f"EXCEEDED by {far}"
+
+
+def worth(budget: Budget, symbol: str) -> str:
+    """A multiplier in words."""
+    if not budget.active:
+        return "does not bind: more of it is worth nothing"
+    unit = f"{budget.unit} " if budget.unit else ""
+    return f"one more {unit}is worth {number(budget.multiplier, 2)} in {symbol}"
+
+
+def agreement(starts: Starts) -> str:
+    """How many starts found the same optimum, and what that says."""
+    if starts.count < 2:
+        return "There was one start only, so nothing is known about other optima: give --search.starts a larger number."
+    within = np.array(starts.within_budget)
+    if not within.any():
+        return f"None of {starts.count} starts ended within the budgets: give --search.steps a larger number."
+    best = number(float(starts.objectives[within].max()), 4)
+    said = (
+        f"{starts.agree} of {starts.count} starts end within the budgets and within {100 * starts.tolerance:g} % of the "
+        f"best, {best}"
+    )
+    if 2 * starts.agree > starts.count:
+        return f"{said}: no sign of a better optimum elsewhere."
+    return f"{said}. Most end elsewhere, so the optimum may be a local one: give --search.steps a larger number."
+
+
+def audited(rows: Sequence[Compared]) -> str:
+    """How many gradients agree with finite differences."""
+    passed = sum(row.passed for row in rows)
+    worst = max((row.relative for row in rows), default=0.0)
+    said = f"{passed} of {len(rows)} derivatives agree with central finite differences; the largest relative deviation"
+    small = [row.name for row in rows if row.passed and row.relative > figures.TOLERANCE]
+    more = f" (too small to be compared relatively, so compared absolutely: {', '.join(small)})" if small else ""
+    return f"{said} is {number(worst, 2)}{more}."
+
+
+# --- the thickness scan ----------------------------------------------------------------------------------------------
+
+
+def over_budget(grid: Grid, constraints: dict[str, Budget]) -> Bool[np.ndarray, "first second"]:
+    """Cells that exceed a limit by more than `allowance` or have no objective."""
+    out = np.isnan(grid.values("objective"))
+    for name, budget in constraints.items():
+        out |= grid.values(name) - budget.limit > allowance(budget)  # nan, a use that is not known, compares as false
+    return out
+
+
+def best_cell(grid: Grid, over: Bool[np.ndarray, "first second"]) -> tuple[int, int] | None:
+    """The cell of the largest objective within the budgets."""
+    if over.all():
+        return None
+    value = np.where(over, -np.inf, grid.values("objective"))
+    first, second = np.unravel_index(int(np.argmax(value)), value.shape)
+    return int(first), int(second)
+
+
+def final_point(grid: Grid, parameters: dict[str, Parameter]) -> tuple[float, float] | None:
+    """The final design in the plane of the scan: the parameters whose names end like the axes'."""
+    found = {name.rsplit(".", 1)[-1]: p.final for name, p in parameters.items()}
+    first, second = grid.names
+    return (found[first], found[second]) if first in found and second in found else None
+
+
+def scanned(result: Result) -> str:
+    """What the scan found."""
+    if result.grid is None:
+        return ""
+    grid, symbol = result.grid, symbol_of(result)[0]
+    outside = over_budget(grid, result.constraints)
+    best = best_cell(grid, outside)
+    share = f"{int(outside.sum())} of {outside.size} cells exceed a budget"
+    if best is None:
+        return f"{share}: none is left to compare with the final design."
+    cell = grid.rows[best[0]][best[1]]
+    found = Value(value=cell["objective"] or 0.0, stderr=cell.get("stderr") or 0.0)
+    place = ", ".join(
+        f"{name} {number(float(axis[i]), 3)} {grid.unit}".rstrip()
+        for name, axis, i in zip(grid.names, grid.axes, best, strict=True)
+    )
+    return (
+        f"{share}. The best of the others ({place}) has {symbol} = {pm(found)}, the final design "
+        f"{pm(result.final.hard)}; all cells share the same held-out events."
+    )
+
+
+# --- tables ----------------------------------------------------------------------------------------------------------
+
+
+def parameter_rows(parameters: dict[str, Parameter]) -> list[tuple[str, Parameter, str]]:
+    """Name, parameter and a remark; network weights are left out."""
+    rows = []
+    for name, p in parameters.items():
+        if p.role == "weight":
+            continue
+        low, high = p.bounds or (-math.inf, math.inf)
+        near = 1e-3 * (high - low) if p.bounds else 0.0
+        end = "lower" if p.final - low <= near else "upper" if high - p.final <= near else ""
+        rows.append((name, p, f"at its {end} bound, {number(low if end == 'lower' else high)}" if end else ""))
+    return rows
+
+
+def provenance(data: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Where the samples came from, as columns and rows."""
+    keys = list(dict.fromkeys(key for sample in data.values() for key in sample))
+    rows = [[name, *(shown(sample.get(key)) for key in keys)] for name, sample in data.items()]
+    return {"columns": ["sample", *(PROVENANCE.get(key, key.replace("_", " ")) for key in keys)], "rows": rows}
+
+
+def fixed_point_formats(run: RunFolder) -> dict[str, Any] | None:
+    """Formats of the trigger's classifier from its model card, or from the classifier itself; None without either.
+
+    Anything that is not understood is left out: both files have a schema and checks of their own, in `diffhep.trigger`.
+    """
+    for name in CARDS:
+        card = run.read_json(name) if run.has(name) else None
+        layers = card.get("layers") if isinstance(card, dict) else None
+        if not isinstance(card, dict) or not isinstance(layers, list):
+            continue
+        rows = [
+            [str(layer.get(key, layer.get(f"{key}_format", "–"))) for key in ("weight", "bias", "output")]
+            for layer in layers
+            if isinstance(layer, dict)
+        ]
+        settings = {"part": card.get("part"), "clock period [ns]": card.get("clock_period_ns")}
+        known = {key: shown(value) for key, value in settings.items() if value is not None}
+        return {"input": str(card.get("input_format", "–")), "layers": rows, "settings": known}
+    return None
+
+
+# --- numbers ---------------------------------------------------------------------------------------------------------
+
+
+def pm(measured: Value) -> str:
+    """Value and error, rounded to two significant digits of the error.
+
+    >>> pm(Value(value=2.31416, stderr=0.01234))
+    '2.314 ± 0.012'
+    """
+    value, error = measured.value, measured.stderr
+    if error == 0:
+        return number(value)
+    last = int(f"{error:.1e}".split("e")[1]) - 1
+    largest = math.floor(math.log10(max(abs(value), error)))
+    if -6 <= last and largest < 6:
+        digits = max(-last, 0)
+        parts = (f"{round(x, -last) + 0.0:.{digits}f}" for x in (value, error))
+        return typographic(" ± ".join(parts))
+    digits = largest - last
+    parts = (f"{round(x / 10.0**largest, digits) + 0.0:.{digits}f}" for x in (value, error))
+    return typographic(f"({' ± '.join(parts)}) × 10{str(largest).translate(SUPERSCRIPT)}")
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """A number with so many significant digits; a dash for None.
+
+    >>> number(0.0000123, 2)
+    '1.2 × 10⁻⁵'
+    """
+    if value is None:
+        return "–"
+    text = f"{value + 0.0:.{digits}g}"
+    if "e" not in text:
+        return typographic(text)
+    mantissa, exponent = text.split("e")
+    return f"{typographic(mantissa)} × 10{str(int(exponent)).translate(SUPERSCRIPT)}"
+
+
+def signed(value: float, digits: int) -> str:
+    """A number with its sign."""
+    return ("+" if value > 0 else "") + number(value, digits)
+
+
+def count(value: int) -> str:
+    """A whole number with thin spaces between its thousands."""
+    return typographic(f"{value:,}".replace(",", "\u202f"))
+
+
+def seconds(value: float) -> str:
+    """A time.
+
+    >>> seconds(125.2)
+    '2 min 05 s'
+    """
+    if value < 1:
+        return f"{1000 * value:.0f} ms"
+    if value < 59.95:
+        return f"{value:.1f} s"
+    minutes, rest = divmod(round(value), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def shown(content: Any) -> str:
+    """Something of a table whose content is not known beforehand."""
+    if content is None:
+        return "–"
+    if isinstance(content, bool | str):
+        return str(content)
+    if isinstance(content, int):
+        return count(content)
+    return number(content) if isinstance(content, float) else str(content)
+
+
+def typographic(text: str) -> str:
+    """A true minus sign."""
+    return text.replace("-", "−")

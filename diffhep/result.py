@@ -1,0 +1,376 @@
+"""What a run folder says about its outcome, checked before anything is shown: `result.json` and `fpga.json`.
+
+Only what `design.summary` always writes is required; whatever a run can do without (a front, a scan, pictures) may be
+missing or null. Unknown keys are let pass, so that an older program can show a newer run.
+"""
+
+from typing import Annotated, Any, Self, TypeVar
+
+import numpy as np
+from jaxtyping import Float
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from diffhep.io import RunFolder
+
+RESULT, FPGA = "result.json", "fpga.json"
+
+
+def finite(content: Any) -> np.ndarray:
+    """An array of finite numbers; a ValueError for anything else."""
+    try:
+        array = np.asarray(content, dtype=float)
+    except (TypeError, ValueError):
+        msg = "a regular list of numbers is wanted"
+        raise ValueError(msg) from None
+    if not np.all(np.isfinite(array)):
+        msg = "finite numbers are wanted"
+        raise ValueError(msg)
+    return array
+
+
+def row(content: Any) -> Float[np.ndarray, " item"]:
+    """A list of finite numbers, not empty."""
+    array = finite(content)
+    if array.ndim != 1 or array.size == 0:
+        msg = f"a list of numbers is wanted, got the shape {array.shape}"
+        raise ValueError(msg)
+    return array
+
+
+def rising(content: Any) -> Float[np.ndarray, " item"]:
+    """A list of finite numbers, each larger than the one before."""
+    array = row(content)
+    if np.any(np.diff(array) <= 0):
+        msg = "rising numbers are wanted"
+        raise ValueError(msg)
+    return array
+
+
+def matrix(content: Any) -> Float[np.ndarray, "row column"]:
+    """A list of equally long lists of finite numbers, not empty."""
+    array = finite(content)
+    if array.ndim != 2 or array.size == 0:
+        msg = f"a list of equally long lists of numbers is wanted, got the shape {array.shape}"
+        raise ValueError(msg)
+    return array
+
+
+def same_length(**arrays: Any) -> None:
+    """A ValueError that names the lengths unless all are equal."""
+    lengths = {name: len(array) for name, array in arrays.items() if array is not None}
+    if len(set(lengths.values())) > 1:
+        msg = "lengths differ: " + ", ".join(f"{name} {length}" for name, length in lengths.items())
+        raise ValueError(msg)
+
+
+Row = Annotated[np.ndarray, BeforeValidator(row)]
+Rising = Annotated[np.ndarray, BeforeValidator(rising)]
+Matrix = Annotated[np.ndarray, BeforeValidator(matrix)]
+NotNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=0)]
+
+
+class Content(BaseModel):
+    """Base of all models: immutable, finite numbers, unknown keys let pass."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False, arbitrary_types_allowed=True)
+
+
+class Value(Content):
+    """A number with its statistical error."""
+
+    value: float
+    stderr: NotNegative
+
+
+class Judged(Content):
+    """An objective on held-out events, with soft and with hard decisions."""
+
+    relaxed: Value
+    hard: Value
+
+
+class Gain(Value):
+    """The difference of two designs on the same events, and how many standard errors it is."""
+
+    significance: float
+
+
+class Parameter(Content):
+    """One Param, before and after; `worth` is the relative change of the objective per unit."""
+
+    initial: float
+    final: float
+    unit: str
+    role: str
+    bounds: tuple[float, float] | None = None
+    gradient: float | None = None
+    worth: float | None = None
+
+
+class Budget(Value):
+    """Use of a constraint by the hard final design, its limit, and d(objective)/d(limit)."""
+
+    initial: float
+    relaxed: float
+    limit: float
+    unit: str
+    multiplier: float
+    active: bool
+
+
+class Kkt(Content):
+    """Residual of the Karush-Kuhn-Tucker conditions, and the largest relative excess over a limit."""
+
+    residual: float
+    excess: float
+
+
+class Starts(Content):
+    """All lanes of the ascent; `history` is (step, lane)."""
+
+    count: Count
+    agree: Count
+    tolerance: float
+    objectives: Row
+    within_budget: list[bool]
+    history: Matrix
+
+    @model_validator(mode="after")
+    def lanes_agree(self) -> Self:
+        """Every list has one entry a start."""
+        lanes = {"objectives": self.objectives, "within_budget": self.within_budget, "history": self.history.T}
+        same_length(count=range(self.count), **lanes)
+        return self
+
+
+class FrontPoint(Content):
+    """An optimum under another limit; `used` is in the order of the constraints."""
+
+    limit: float
+    used: Row
+    objective: float
+
+
+class Front(Content):
+    """Optima along a range of one limit."""
+
+    constraint: str
+    points: Annotated[list[FrontPoint], Field(min_length=1)]
+
+
+class Grid(Content):
+    """Hard objective and used budgets over two parameters; rows along the first of them."""
+
+    names: tuple[str, str]
+    unit: str
+    axes: tuple[Rising, Rising]
+    rows: list[list[dict[str, float | None]]]
+
+    @model_validator(mode="after")
+    def rectangular(self) -> Self:
+        """One row an entry of the first axis, one cell an entry of the second."""
+        same_length(axis=self.axes[0], rows=self.rows)
+        for cells in self.rows:
+            same_length(axis=self.axes[1], cells=cells)
+        if any("objective" not in cell for cells in self.rows for cell in cells):
+            msg = "a cell has no objective"
+            raise ValueError(msg)
+        return self
+
+    def values(self, name: str) -> Float[np.ndarray, "first second"]:
+        """One number of every cell; nan where it is missing or null."""
+        cells = [[cell.get(name) for cell in cells] for cells in self.rows]
+        return np.array([[np.nan if value is None else value for value in line] for line in cells])
+
+
+class Compared(Content):
+    """One derivative of the gradient audit."""
+
+    name: str
+    role: str
+    unit: str
+    automatic: float
+    difference: float
+    error: float
+    relative: NotNegative
+    passed: bool
+
+
+class Spectrum(Content):
+    """Expected events per bin."""
+
+    signal: Row
+    background: Row
+    fakes: Row | None = None
+
+
+class Spectra(Content):
+    """Mass spectra of both designs over the same bins [GeV]."""
+
+    edges: Rising
+    initial: Spectrum
+    final: Spectrum
+
+    @model_validator(mode="after")
+    def bins_agree(self) -> Self:
+        """One entry a bin."""
+        for part in (self.initial, self.final):
+            same_length(bins=self.edges[1:], signal=part.signal, background=part.background, fakes=part.fakes)
+        return self
+
+
+class Resolution(Content):
+    """Terms of the relative energy resolution against the absorber thickness [mm], at one energy [GeV]."""
+
+    absorber: Rising
+    terms: dict[str, Row]
+    constant: float | None = None
+    energy: float
+    final: float
+
+    @model_validator(mode="after")
+    def terms_agree(self) -> Self:
+        """One entry a thickness."""
+        same_length(absorber=self.absorber, **self.terms)
+        return self
+
+
+class Efficiency(Content):
+    """Efficiency per bin with its error; `filled` marks the bins that have events."""
+
+    efficiency: Row
+    error: Row
+    filled: list[bool]
+
+
+class TurnOn(Content):
+    """Trigger efficiency of both designs over the same bins of transverse momentum [GeV]."""
+
+    edges: Rising
+    initial: Efficiency
+    final: Efficiency
+
+    @model_validator(mode="after")
+    def bins_agree(self) -> Self:
+        """One entry a bin."""
+        for part in (self.initial, self.final):
+            same_length(bins=self.edges[1:], efficiency=part.efficiency, error=part.error, filled=part.filled)
+        return self
+
+
+class RateCurve(Content):
+    """Trigger rate [Hz] with its error against a common shift of the thresholds [GeV]."""
+
+    shift: Rising
+    rate: Row
+    error: Row
+
+    @model_validator(mode="after")
+    def points_agree(self) -> Self:
+        """One entry a shift."""
+        same_length(shift=self.shift, rate=self.rate, error=self.error)
+        return self
+
+
+class Rates(Content):
+    """Rate curves of both designs."""
+
+    initial: RateCurve
+    final: RateCurve
+
+
+class Pictures(Content):
+    """What a study offers for figures; another study may offer other things, which are not shown."""
+
+    spectrum: Spectra | None = None
+    resolution: Resolution | None = None
+    turn_on: TurnOn | None = None
+    rate: Rates | None = None
+
+
+class Result(Content):
+    """`result.json`."""
+
+    study: str
+    objective: str
+    initial: Judged
+    final: Judged
+    improvement: Gain
+    parameters: dict[str, Parameter]
+    constraints: dict[str, Budget]
+    starts: Starts
+    kkt: Kkt | None = None
+    front: Front | None = None
+    grid: Grid | None = None
+    audit: list[Compared] = []
+    pictures: Pictures = Pictures()
+    gradient_cost_ratio: float | None = None
+    compilations: dict[str, int] = {}
+    timing: dict[str, NotNegative] = {}
+    versions: dict[str, str] = {}
+    seed: int | None = None
+    data: dict[str, dict[str, Any]] = {}
+
+    @model_validator(mode="after")
+    def front_is_of_a_constraint(self) -> Self:
+        """The front names a constraint, and its points have all of them."""
+        if self.front is not None:
+            if self.front.constraint not in self.constraints:
+                msg = f"front.constraint: no constraint is called {self.front.constraint!r}"
+                raise ValueError(msg)
+            for point in self.front.points:
+                same_length(constraints=self.constraints, used=point.used)
+        return self
+
+
+class Proof(Content):
+    """`fpga.json`, as `diffhep.trigger.verify` returns it."""
+
+    inputs: Count
+    outputs: Count
+    mismatches: Count
+    max_difference: float
+    files: Count | None = None
+    seconds: dict[str, NotNegative] = {}
+    tools: dict[str, str] = {}
+
+
+Model = TypeVar("Model", bound=Content)
+
+
+def read(run: RunFolder, name: str, model: type[Model]) -> Model:
+    """A checked file of a run folder.
+
+    Args:
+        run: the run folder.
+        name: of the file in it.
+        model: what it must hold.
+
+    Raises:
+        ValueError: the file is missing or broken; one line with the file, the key, what was got and what was wanted.
+
+    >>> read(RunFolder.open("runs/demo"), RESULT, Result).study  # doctest: +SKIP
+    'higgs-diphoton'
+    """
+    file = run.path / name
+    try:
+        content = run.read_json(name)
+    except UnicodeDecodeError as error:
+        msg = f"{file}: not valid JSON (not text in UTF-8: {error.reason})"
+        raise ValueError(msg) from None
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        got = "" if first["type"] == "missing" else f", got {shortened(first['input'])}"
+        words = " ".join(first["msg"].removeprefix("Value error, ").split())
+        msg = f"{file}: {where}: {words}{got}" if where else f"{file}: {words}{got}"
+        raise ValueError(msg) from None
+
+
+def shortened(content: Any) -> str:
+    """The beginning of a thing's text, in one line."""
+    text = " ".join(repr(content).split())
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,78 @@
+"""What every test shares: float64, a compilation cache, hypothesis without deadlines, and a loud word on what is missing."""
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+from pathlib import Path
+
+import hypothesis
+import jax
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+CI = "CI" in os.environ
+
+# fits and difference quotients need float64; the library itself never touches jax.config
+jax.config.update("jax_enable_x64", True)
+# a second run of the tests spends half the time: nothing is compiled twice
+jax.config.update("jax_compilation_cache_dir", str(ROOT / ".jax_cache"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+# compiling takes seconds now and then, which says nothing about the property
+hypothesis.settings.register_profile("diffhep", deadline=None, max_examples=30)
+hypothesis.settings.register_profile(
+    "ci", hypothesis.settings.get_profile("diffhep"), derandomize=True, database=None, print_blob=True
+)
+hypothesis.settings.load_profile("ci" if CI else "diffhep")
+
+MODULES = ("pythia8mc",)
+PROGRAMS = ("g++",)
+
+
+def missing(part: str) -> bool:
+    """Whether an optional part of the tests' surroundings is not there: a module or a program."""
+    if part in MODULES:
+        return importlib.util.find_spec(part) is None
+    if part in PROGRAMS:
+        return shutil.which(part) is None
+    msg = f"unknown optional part {part!r}: wanted one of {', '.join(MODULES + PROGRAMS)}"
+    raise ValueError(msg)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", f"needs(part): skipped, and said so, without {' or '.join(MODULES + PROGRAMS)}")
+
+
+def pytest_report_header() -> str:
+    named = ("jax", "jaxlib", "equinox", "numpy", "hypothesis")
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in named)
+    gone = [part for part in MODULES + PROGRAMS if missing(part)]
+    return f"diffhep on Python {platform.python_version()}: {versions}; missing: {', '.join(gone) or 'nothing'}"
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for mark in item.iter_markers("needs"):
+        for part in mark.args:
+            if missing(part):
+                pytest.skip(f"NOT TESTED: {part} is not installed")
+
+
+@pytest.fixture
+def needs():
+    """needs("pythia8mc"): skip the rest of a test, loudly, where an optional part is missing."""
+
+    def check(*parts: str) -> None:
+        for part in parts:
+            if missing(part):
+                pytest.skip(f"NOT TESTED: {part} is not installed")
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The repository's root."""
+    return ROOT

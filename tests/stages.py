@@ -1,0 +1,139 @@
+"""The contract's list: every differentiable stage and function, with a small input. A new one is one more line."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+
+from diffhep.detector import SamplingCalorimeter, draw_noise, gamma_fractions, leakage_curve, leakage_moments
+from diffhep.gates import Hard, Score, Soft, StraightThrough
+from diffhep.histogram import counts
+from diffhep.kinematics import delta_r, diphoton_mass, energy_of, safe_div, safe_log, safe_norm, safe_sqrt, wrap_phi
+from diffhep.parameters import Param
+from diffhep.reconstruction import PhotonReconstruction, leading_pair, pair_mass
+from diffhep.stage import Chain
+from diffhep.tagging import PhotonTagger, photon_features, readout_fractions
+from diffhep.trigger.classifier import DenseClassifier
+from diffhep.trigger.menu import DiphotonMenu, trigger_features
+from diffhep.trigger.rate import rate
+from tests.strategies import measured, photons
+
+
+class Case(NamedTuple):
+    """One entry: `call(tree, x)` is differentiable in the inexact leaves of both."""
+
+    call: Callable[[Any, Any], Any]
+    tree: Any
+    x: Any
+
+
+def lead_stack(absorber: float = 5.6, active: float = 4.0, layers: float = 25.0, **options: Any) -> SamplingCalorimeter:
+    """A calorimeter whose three design parameters are Params, as in the shipped study."""
+    return SamplingCalorimeter(
+        Param(absorber, unit="mm", role="geometry", bounds=(0.3, 20.0)),
+        Param(active, unit="mm", role="geometry", bounds=(0.3, 20.0)),
+        Param(layers, unit="", role="geometry", bounds=(4.0, 160.0)),
+        **options,
+    )
+
+
+def menu(**gates: Any) -> DiphotonMenu:
+    """A trigger menu with Params for its thresholds and a small network."""
+    return DiphotonMenu(
+        Param(38.0, unit="GeV", role="threshold", bounds=(18.0, 100.0)),
+        Param(27.0, unit="GeV", role="threshold", bounds=(14.0, 80.0)),
+        DenseClassifier.init((10, 4, 1), key=jr.key(3)),
+        **gates,
+    )
+
+
+def on_stage(stage: Any, x: Any, key: Any = None) -> Case:
+    """A stage called on its input."""
+    return Case(lambda tree, x: tree(x, key=key), stage, x)
+
+
+def on_function(function: Callable[..., Any], *arrays: Any) -> Case:
+    """A function of arrays, without parameters of its own."""
+    return Case(lambda tree, x: function(*x), (), tuple(jnp.asarray(a, dtype=float) for a in arrays))
+
+
+def spread(n: int, low: float, high: float, seed: int = 0) -> jax.Array:
+    """n numbers between two limits, in no order."""
+    return jr.uniform(jr.key(seed), (n,), minval=low, maxval=high)
+
+
+def respond() -> Case:
+    events = photons()
+    noise = draw_noise(events, 8, key=jr.key(1))
+    return Case(lambda tree, x: tree.respond(x, noise), lead_stack(), events)
+
+
+def reconstruct() -> Case:
+    """The calibration follows the layout, so the layout is part of the tree."""
+
+    def call(tree: Any, x: Any) -> Any:
+        calorimeter, scale = tree
+        return PhotonReconstruction(calorimeter.leakage_curve(), scale)(x)
+
+    scale = Param(0.002, unit="", role="nuisance", scale=0.003)
+    return Case(call, (lead_stack(), scale), measured())
+
+
+def chain() -> Case:
+    stages = {"calorimeter": lead_stack(), "reconstruction": PhotonReconstruction(lambda e: 0.01 + 0 * e)}
+    tagger = PhotonTagger.init(8, width=4, depth=1, key=jr.key(2))
+    return on_stage(Chain({**stages, "tagger": tagger, "menu": menu()}), photons(), jr.key(4))
+
+
+def soft_counts() -> Case:
+    edges = jnp.linspace(100.0, 160.0, 7)
+    return on_function(lambda x, w: counts(x, edges, w, bandwidth=2.0), spread(9, 90, 170), spread(9, -1, 2, 1))
+
+
+LEFT, RIGHT = ((spread(5, 20, 90, i), spread(5, -2, 2, i + 1), spread(5, -3, 3, i + 2)) for i in (0, 10))
+SCORES = jnp.array([-30.0, -1.0, -0.2, 0.3, 2.0, 30.0])
+
+STAGES: dict[str, Callable[[], Case]] = {
+    "SamplingCalorimeter.respond": respond,
+    "SamplingCalorimeter, key": lambda: on_stage(lead_stack(), photons(), jr.key(0)),
+    "SamplingCalorimeter, mean": lambda: on_stage(lead_stack(), photons()),
+    "SamplingCalorimeter.resolution": lambda: Case(lambda t, x: t.resolution(x), lead_stack(), jnp.array([20.0, 60.0])),
+    "SamplingCalorimeter.leakage": lambda: Case(lambda t, x: t.leakage(x), lead_stack(), jnp.array([20.0, 60.0])),
+    "SamplingCalorimeter.leakage_curve": lambda: Case(lambda t, x: t.leakage_curve()(x), lead_stack(), spread(5, 2, 900)),
+    "SamplingCalorimeter.lengths": lambda: Case(
+        lambda t, x: (t.depth(), t.radiation_lengths(), t.interaction_length(), t.lateral_width()), lead_stack(), ()
+    ),
+    "leakage_moments": lambda: on_function(leakage_moments, spread(4, 4, 8), 25.0),
+    "leakage_curve": lambda: on_function(lambda d, e: leakage_curve(d, 7.43e-3, 0.5)(e), 25.0, spread(5, 2, 900)),
+    "gamma_fractions": lambda: on_function(gamma_fractions, spread(3, 5, 7), jnp.linspace(0.6, 13.0, 9) * jnp.ones((3, 1))),
+    "PhotonReconstruction": reconstruct,
+    "pair_mass": lambda: Case(lambda t, x: pair_mass(x), (), measured()),
+    "leading_pair": lambda: on_function(lambda v: leading_pair(v), spread(10, 20, 90).reshape(5, 2)),
+    "PhotonTagger": lambda: on_stage(PhotonTagger.init(8, width=4, key=jr.key(2)), measured()),
+    "photon_features": lambda: Case(lambda t, x: photon_features(x), (), measured()),
+    "readout_fractions": lambda: Case(lambda t, x: readout_fractions(x), (), measured()),
+    "DiphotonMenu": lambda: on_stage(menu(), measured()),
+    "trigger_features": lambda: Case(lambda t, x: trigger_features(x), (), measured()),
+    "rate": lambda: Case(lambda t, x: rate(t(x)), menu(), measured()),
+    "Chain": chain,
+    "counts": soft_counts,
+    "Soft": lambda: on_function(lambda s, w: Soft(w)(s), SCORES, 0.7),
+    "diphoton_mass": lambda: on_function(diphoton_mass, *LEFT, *RIGHT),
+    "delta_r": lambda: on_function(delta_r, *LEFT[1:], *RIGHT[1:]),
+    "energy_of": lambda: on_function(energy_of, *LEFT),
+    "wrap_phi": lambda: on_function(wrap_phi, spread(5, -20, 20)),
+    "safe_sqrt": lambda: on_function(safe_sqrt, jnp.array([-1.0, 0.3, 4.0])),
+    "safe_log": lambda: on_function(safe_log, jnp.array([-1.0, 0.3, 4.0])),
+    "safe_div": lambda: on_function(safe_div, spread(3, -1, 1), spread(3, 1, 2)),
+    "safe_norm": lambda: on_function(safe_norm, spread(6, -1, 1).reshape(2, 3)),
+}
+
+# value 0 or 1, so finite differences see none of their gradient; tests/test_gates.py says what it must be
+STEPPED: dict[str, Callable[[], Case]] = {
+    "Hard": lambda: on_function(lambda s: Hard()(s), SCORES),
+    "StraightThrough": lambda: on_function(lambda s, w: StraightThrough(w)(s), SCORES, 0.7),
+    "Score": lambda: on_function(lambda s, w: Score(w)(s, key=jr.key(5)), SCORES, 0.7),
+    "DiphotonMenu, hard": lambda: on_stage(menu(energy_gate=Hard(), score_gate=Hard()), measured()),
+}
