@@ -50,7 +50,7 @@ class Ascent:
         *,
         steps: int,
         chunk: int,
-        physical_rate: float = 0.03,
+        physical_rate: float = 0.1,
         weight_rate: float = 0.003,
         penalty: float = 10.0,
         update_every: int = 5,

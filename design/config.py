@@ -42,7 +42,7 @@ class CalorimeterSettings(Settings):
     position_constant: float = Field(0.3, ge=0, description="constant term of the position [mm]")
     width_constant: float = Field(0.03, ge=0, description="relative fluctuation of the squared shower width []")
     hadron_response: float = Field(0.5, ge=0, description="response to showering hadrons []")
-    readouts: int = Field(8, ge=2, le=64, description="longitudinal readout groups [count]")
+    readouts: int = Field(8, ge=4, le=64, multiple_of=4, description="longitudinal readout groups [count]")
 
 
 class BudgetSettings(Settings):
@@ -50,7 +50,7 @@ class BudgetSettings(Settings):
 
     cost: float = Field(60, gt=0, description="cost of the calorimeter [cost unit]")
     depth: float = Field(250, gt=0, description="depth of the calorimeter [mm]")
-    rate: float = Field(200, gt=0, description="trigger rate [Hz]")
+    rate: float = Field(25, gt=0, description="trigger rate [Hz]")
     cost_per_layer: float = Field(1.0, ge=0, description="readout cost [cost unit/layer]")
     cost_per_absorber: float = Field(0.02, ge=0, description="absorber cost [cost unit/mm]")
     cost_per_active: float = Field(0.05, ge=0, description="active cost [cost unit/mm]")
@@ -59,8 +59,8 @@ class BudgetSettings(Settings):
 class TriggerSettings(Settings):
     """The diphoton menu."""
 
-    leading: float = Field(35, gt=18, lt=100, description="initial threshold of the leading candidate [GeV]")
-    subleading: float = Field(25, gt=14, lt=80, description="initial threshold of the subleading candidate [GeV]")
+    leading: float = Field(40, gt=18, lt=100, description="initial threshold of the leading candidate [GeV]")
+    subleading: float = Field(30, gt=14, lt=80, description="initial threshold of the subleading candidate [GeV]")
     instantaneous_luminosity: float = Field(2e34, gt=0, description="[1/(cm^2 s)]")
     hidden: int = Field(8, ge=1, le=64, description="hidden units of the classifier [count]")
     weight_bits: int = Field(8, ge=2, le=16, description="width of the classifier's weights [bit]")
@@ -70,7 +70,7 @@ class TriggerSettings(Settings):
 class AnalysisSettings(Settings):
     """The search for a resonance in the diphoton mass spectrum."""
 
-    luminosity: float = Field(139, gt=0, description="integrated luminosity [1/fb]")
+    luminosity: float = Field(10, gt=0, description="integrated luminosity [1/fb]")
     mass_low: float = Field(105, gt=0, description="lower end of the spectrum [GeV]")
     mass_high: float = Field(160, gt=0, description="upper end of the spectrum [GeV]")
     bins: int = Field(55, ge=5, le=400, description="bins of the spectrum [count]")

@@ -107,7 +107,7 @@ class Run:
             "front": front,
             "grid": grid,
             "gradient_cost_ratio": cost,
-            "compilations": {"ascent": ascended.climb.traces, "sensitivities": self.sensitivities.traces},
+            "compilations": {"ascent": ascended.climb.traces, **self.study.problem.traces},
             "pictures": pictures,
             "seed": self.search.seed,
             "timing": self.timing,

@@ -15,8 +15,9 @@ import numpy as np
 import scipy.optimize
 from jaxtyping import PyTree
 
-from diffhep.design.problem import Outcome, Problem, excess
-from diffhep.parameters import Param, is_param, named_params, path_name
+from diffhep.audit import unfrozen
+from diffhep.design.problem import Problem, excess
+from diffhep.parameters import Param, is_param, named_params, path_name, split
 
 # limits are tightened by this much, so that the solver's own tolerance cannot leave a budget exceeded
 MARGIN = 1e-7
@@ -64,31 +65,34 @@ class Sensitivities:
 
     def __init__(self, problem: Problem, names: Sequence[str]):
         self.problem, self.names = problem, tuple(names)
-        self.traces = 0
 
-        def outcome(raw: jax.Array, design: PyTree, context: PyTree) -> Outcome:
-            return problem.evaluate(with_values(design, self.names, raw), context)
+        def used(raw: jax.Array, design: PyTree, context: PyTree) -> jax.Array:
+            return problem.evaluate(with_values(design, self.names, raw), context).used
 
-        def everything(raw: jax.Array, design: PyTree, context: PyTree) -> tuple[Outcome, jax.Array, jax.Array]:
-            self.traces += 1
+        def constraints(raw: jax.Array, design: PyTree, context: PyTree) -> tuple[jax.Array, jax.Array]:
             # one gradient each, rather than one vmapped pullback of everything: costs that do not depend on the events
             # are then free, and the compiler shares the forward pass
-            slope = jax.grad(lambda r: outcome(r, design, context).objective)(raw)
-            count = len(problem.constraints)
-            rows = [jax.grad(lambda r, i=i: outcome(r, design, context).used[i])(raw) for i in range(count)]
-            return outcome(raw, design, context), slope, jnp.stack(rows)
+            rows = [jax.grad(lambda r, i=i: used(r, design, context)[i])(raw) for i in range(len(problem.constraints))]
+            return used(raw, design, context), jnp.stack(rows)
 
-        self.everything = eqx.filter_jit(everything)
+        self.constraints = jax.jit(constraints)
 
     def raw(self, design: PyTree) -> np.ndarray:
         """Raw leaves of the named Params."""
-        params = named_params(design)
-        return np.array([float(params[name].raw) for name in self.names])
+        return raw_values(design, self.names)
 
     def __call__(self, raw: np.ndarray, design: PyTree) -> tuple[float, np.ndarray, np.ndarray, np.ndarray]:
         """Objective, used, d(objective)/d(raw), d(used)/d(raw)."""
-        outcome, slope, rows = self.everything(jnp.asarray(raw), design, self.problem.context)
-        return float(outcome.objective), np.asarray(outcome.used), np.asarray(slope), np.asarray(rows)
+        moved = unfrozen(with_values(design, self.names, raw))
+        value, gradient = self.problem.value_and_grad(*split(moved), self.problem.context)
+        used, rows = self.constraints(jnp.asarray(raw), moved, self.problem.context)
+        return float(value), np.asarray(used), raw_values(gradient, self.names), np.asarray(rows)
+
+
+def raw_values(tree: PyTree, names: Sequence[str]) -> np.ndarray:
+    """Raw leaves of some scalar Params of a design, or of a gradient in its structure."""
+    params = named_params(tree)
+    return np.array([float(params[name].raw) for name in names])
 
 
 def polish(

@@ -57,21 +57,23 @@ class Problem:
         evaluate: (design with Params unresolved, context) -> Outcome; pure and jit-safe.
         context: arrays that do not change: events, weights, keys.
         constraints: in the order of `Outcome.used`.
+        traces: how often each compiled function was traced; once is right.
     """
 
     evaluate: Callable[[PyTree, PyTree], Outcome]
     context: PyTree
     constraints: tuple[Constraint, ...]
+    traces: dict[str, int] = dataclasses.field(default_factory=dict, compare=False)
 
     @functools.cached_property
     def value(self) -> Callable[[PyTree, PyTree, PyTree], Float[Array, ""]]:
         """Compiled objective of (trainable part, rest, context); one program for everyone who asks."""
-        return jax.jit(self.objective_of)
+        return jax.jit(counted(self.objective_of, self.traces, "value"))
 
     @functools.cached_property
     def value_and_grad(self) -> Callable[[PyTree, PyTree, PyTree], tuple[Float[Array, ""], PyTree]]:
         """The same with its gradient with respect to the trainable part."""
-        return jax.jit(jax.value_and_grad(self.objective_of))
+        return jax.jit(jax.value_and_grad(counted(self.objective_of, self.traces, "value and gradient")))
 
     def objective_of(self, trainable: PyTree, rest: PyTree, context: PyTree) -> Float[Array, ""]:
         """Objective of a design in two parts, as `split` makes them."""
@@ -81,6 +83,16 @@ class Problem:
     def limits(self) -> np.ndarray:
         """Limits of all constraints."""
         return np.array([c.limit for c in self.constraints])
+
+
+def counted(function: Callable, traces: dict[str, int], name: str) -> Callable:
+    """The function, counting how often it is traced."""
+
+    def traced(*args: PyTree) -> PyTree:
+        traces[name] = traces.get(name, 0) + 1
+        return function(*args)
+
+    return traced
 
 
 def excess(used: Float[Array, " constraint"], limits: Float[Array, " constraint"]) -> Float[Array, " constraint"]:

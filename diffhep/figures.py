@@ -10,6 +10,7 @@ colour says, a marker or a line style says as well.
 
 import io
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import matplotlib as mpl
 import mplhep
@@ -38,7 +39,7 @@ DPI = 150
 TOLERANCE = 1e-6  # of the gradient audit
 LEAST = 1e-16  # an exact agreement is drawn here on a logarithmic axis
 MOST_ROWS = 40
-STYLE = {
+STYLE: dict[Any, Any] = {
     **mplhep.style.ROOT,
     "font.size": 13,
     "axes.linewidth": 1.2,
@@ -125,8 +126,9 @@ def ascent(ax: Axes, starts: Starts, initial: Value, final: Value, *, symbol: st
     seen = set()
     for lane, within in enumerate(starts.within_budget):
         kind = "start, ends within the budgets" if within else "start, ends over a budget"
-        style = {"color": "black", "alpha": 0.65} if within else {"color": VIOLET, "linestyle": ":"}
-        ax.plot(steps, starts.history[:, lane], lw=1.4, label=None if kind in seen else kind, **style)
+        colour, line = ("#555555", "-") if within else (VIOLET, ":")
+        label = None if kind in seen else kind
+        ax.plot(steps, starts.history[:, lane], color=colour, linestyle=line, lw=1.4, label=label)
         seen.add(kind)
     for value, colour, line, name in ((final, FINAL, "-", "final"), (initial, INITIAL, "--", "initial")):
         ax.axhspan(value.value - value.stderr, value.value + value.stderr, color=colour, alpha=0.25, lw=0)
@@ -143,7 +145,7 @@ def mass_spectrum(ax: Axes, edges: Float[np.ndarray, " edge"], spectrum: Spectru
     ax.stairs(background, edges, fill=True, color=CONTINUUM, label="background")
     if spectrum.fakes is not None:
         ax.stairs(spectrum.fakes, edges, fill=True, color=FAKES, alpha=0.7, label="of which jets taken for photons")
-    ax.stairs(background + signal, edges, baseline=background, fill=True, color=SIGNAL, label="signal, on top")
+    ax.stairs(background + signal, edges, baseline=background, fill=True, color=SIGNAL, label="signal")
     ax.stairs(background + signal, edges, color="black", lw=1.0)
     ax.set_xlim(edges[0], edges[-1])
     ax.set_ylim(0, None)
@@ -155,9 +157,11 @@ def background_subtracted(ax: Axes, edges: Float[np.ndarray, " edge"], spectrum:
     """Expected signal per bin and the statistical error that data would have in the bin, sqrt(S + B)."""
     signal = spectrum.signal
     error = np.sqrt(np.maximum(signal + spectrum.background, 0.0))
-    ax.stairs(error, edges, baseline=-error, fill=True, color=GREY, alpha=0.35, label=r"$\pm\sqrt{S+B}$ of a bin")
+    band = {"fill": True, "fc": "none", "ec": GREY, "hatch": "////", "lw": 0.8}
+    ax.stairs(error, edges, baseline=-error, label="statistical error of data in a bin", **band)
     ax.stairs(signal, edges, fill=True, color=SIGNAL, label="signal")
     ax.axhline(0.0, color="black", lw=0.8)
+    ax.text(0.97, 0.93, f"signal: {np.sum(signal):.4g} events", ha="right", va="top", transform=ax.transAxes)
     ax.set_xlim(edges[0], edges[-1])
     ax.set_xlabel(r"$m_{\gamma\gamma}$ [GeV]")
     return ax
@@ -175,11 +179,10 @@ def spectra(figure: Figure, content: Spectra) -> Figure:
     top = max(np.max(part.background + part.signal) for part in (content.initial, content.final))
     grid[0, 0].set_ylim(0, 1.08 * top)
     grid[1, 0].set_ylabel("Without background")
-    handles, labels = (
-        sum(both, []) for both in zip(*(ax.get_legend_handles_labels() for ax in grid[:, 0]), strict=True)
-    )
-    shown = dict(zip(labels, handles, strict=True))
-    shown.pop("signal", None)
+    shown = {}
+    for ax in grid[:, 0]:
+        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
+            shown[label] = handle
     figure.legend(shown.values(), shown.keys(), loc="outside lower center", ncols=len(shown))
     return figure
 
@@ -204,7 +207,12 @@ def resolution_terms(ax: Axes, resolution: Resolution) -> Axes:
     chosen = f"final design: {resolution.final:.3g} mm"
     ax.axvline(resolution.final, color="black", linestyle=(0, (2, 2)), lw=1.2, label=chosen)
     ax.set_xlim(resolution.absorber[0], resolution.absorber[-1])
-    ax.set_ylim(0, None)
+    # leakage out of a thin calorimeter is a hundred times what matters at the optimum
+    ax.set_yscale("log")
+    ax.yaxis.set_major_formatter("{x:g}")
+    largest = np.max([100 * term for term in resolution.terms.values()], axis=0)
+    if np.all(largest > 0):
+        ax.set_ylim(largest.min() / 80, 1.5 * largest.max())
     ax.set_xlabel("Absorber thickness of a layer [mm]")
     ax.set_ylabel(r"$\sigma_E/E$ [%]")
     return marked(ax, f"photons, $E$ = {resolution.energy:g} GeV")
@@ -216,7 +224,7 @@ def pareto_front(
     index: int,
     designs: Sequence[tuple[str, float, Value, Value]],
     *,
-    symbol: str,
+    objective: str,
     unit: str,
 ) -> Axes:
     """Best relaxed objective against one budget, with the designs of the run.
@@ -226,7 +234,7 @@ def pareto_front(
         front: the optima.
         index: which of a point's used budgets is the front's.
         designs: "initial" or "final", use of the budget, objective relaxed and hard.
-        symbol: of the objective.
+        objective: its name.
         unit: of the budget.
     """
     used = np.array([point.used[index] for point in front.points])
@@ -255,7 +263,7 @@ def pareto_front(
                 label=f"{name}, {kind}",
             )
     ax.set_xlabel(with_unit(front.constraint.capitalize(), unit))
-    ax.set_ylabel(symbol)
+    ax.set_ylabel(literal(objective[:1].upper() + objective[1:]))
     return marked(ax)
 
 
@@ -283,27 +291,27 @@ def thickness_scan(
     edges = [midpoints(axis) for axis in (across, up)]
     widths = [np.diff(axis) for axis in edges]
     image = ax.pcolormesh(edges[0], edges[1], value.T, cmap="cividis")
-    ax.get_figure(root=True).colorbar(image, ax=ax, pad=0.02).set_label(f"{symbol}, hard")
+    ax.figure.colorbar(image, ax=ax, pad=0.02).set_label(f"{symbol}, hard")
+    middle, few = (np.nanmin(value) + np.nanmax(value)) / 2, value.size <= 81
     label = "over a budget"
-    for i, j in zip(*np.nonzero(infeasible), strict=True):
-        corner = edges[0][i], edges[1][j]
-        ax.add_patch(
-            Rectangle(corner, widths[0][i], widths[1][j], fc="#ffffff66", ec="#333333", hatch="///", lw=0, label=label)
-        )
-        label = None
-    if value.size <= 81:
-        middle = (np.nanmin(value) + np.nanmax(value)) / 2
-        for i, j in zip(*np.nonzero(np.isfinite(value)), strict=True):
-            colour = "black" if infeasible[i, j] or value[i, j] > middle else "white"
-            box = {"fc": "white", "ec": "none", "alpha": 0.8, "pad": 0.8} if infeasible[i, j] else None
+    for i, j in np.ndindex(value.shape):
+        hatched, objective = bool(infeasible[i, j]), float(value[i, j])
+        left, low, width, height = (float(x) for x in (edges[0][i], edges[1][j], widths[0][i], widths[1][j]))
+        if hatched:
+            style = {"fc": "#ffffff66", "ec": "#333333", "hatch": "///", "lw": 0}
+            ax.add_patch(Rectangle((left, low), width, height, label=label, **style))
+            label = ""
+        if few and np.isfinite(objective):
+            colour = "black" if hatched or objective > middle else "white"
+            box = {"fc": "white", "ec": "none", "alpha": 0.8, "pad": 0.8} if hatched else None
             # in the lower part of the cell: the markers have the rest
-            low = edges[1][j] + 0.25 * widths[1][j]
-            ax.text(across[i], low, f"{value[i, j]:.2f}", ha="center", va="center", size=9, color=colour, bbox=box)
+            place = {"ha": "center", "va": "center", "size": 9}
+            ax.text(float(across[i]), low + 0.17 * height, f"{objective:.2f}", color=colour, bbox=box, **place)
     if best is not None:
-        raised = edges[1][best[1]] + 0.68 * widths[1][best[1]]
+        raised = edges[1][best[1]] + 0.78 * widths[1][best[1]]
         ax.plot(across[best[0]], raised, "*", ms=14, color=RED, mec="white", ls="", label="best within the budgets")
     if final is not None:
-        ax.plot(*final, "s", ms=9, color=FINAL, mec="white", mew=1.5, ls="", label="final design")
+        ax.plot(*final, "s", ms=8, color=FINAL, mec="white", mew=1.5, ls="", label="final design")
     ax.set_xlim(edges[0][0], edges[0][-1])
     ax.set_ylim(edges[1][0], edges[1][-1])
     ax.minorticks_off()

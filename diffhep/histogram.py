@@ -144,8 +144,12 @@ def _check(
     """The three arrays; concrete values are checked, traced ones cannot be."""
     if not isinstance(edges, Tracer):
         e = np.asarray(edges)
-        if e.ndim != 1 or e.size < 2 or not np.all(np.diff(e) > 0):
-            msg = f"edges must be one increasing list of at least two numbers, got {np.array2string(e, threshold=8)}"
+        if e.ndim != 1 or e.size < 2:
+            msg = f"edges must be one list of at least two numbers, got shape {e.shape}"
+            raise ValueError(msg)
+        if not np.all(np.diff(e) > 0):
+            i = int(np.argmin(np.diff(e) > 0))
+            msg = f"edges must increase, got {e[i]} followed by {e[i + 1]}"
             raise ValueError(msg)
     if bandwidth is not None and not isinstance(bandwidth, Tracer) and not np.all(np.asarray(bandwidth) > 0):
         msg = f"bandwidth must be positive (None for the hard histogram), got {bandwidth}"

@@ -51,7 +51,10 @@ def wrap_phi(phi: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     >>> round(float(wrap_phi(jnp.array(4.0))), 6)
     -2.283185
     """
-    return phi - 2 * jnp.pi * jnp.ceil((phi - jnp.pi) / (2 * jnp.pi))
+    wrapped = phi - 2 * jnp.pi * jnp.ceil((phi - jnp.pi) / (2 * jnp.pi))
+    # the quotient is rounded, so that an angle within a few roundings of an odd multiple of pi may come out just beyond
+    wrapped = jnp.where(wrapped > jnp.pi, wrapped - 2 * jnp.pi, wrapped)
+    return jnp.where(wrapped <= -jnp.pi, wrapped + 2 * jnp.pi, wrapped)
 
 
 def delta_r(

@@ -23,8 +23,10 @@ PAGE = "report.html"
 FOLDER = "figures"
 NAMES = ("ascent", "spectrum", "resolution", "front", "scan", "audit", "turn_on", "rate")
 CARDS = ("firmware/model_card.json", "classifier.json")
+WITHIN = ("first_chunk",)  # timed inside another phase
 SIGNIFICANT = 2.0  # standard errors
 PROVENANCE = {"cross_section_pb": "cross-section [pb]", "generated": "events generated", "events": "events kept"}
+MISSING, TIMES = "\N{EN DASH}", "\N{MULTIPLICATION SIGN}"
 SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -78,8 +80,9 @@ def draw(result: Result) -> dict[str, bytes]:
             ("initial", budget.initial, result.initial.relaxed, hard[0]),
             ("final", budget.value, result.final.relaxed, hard[1]),
         )
+        settings = {"objective": result.objective, "unit": budget.unit}
         images["front"] = figures.single(
-            lambda ax: figures.pareto_front(ax, front, index, designs, symbol=symbol, unit=budget.unit), columns=3
+            lambda ax: figures.pareto_front(ax, front, index, designs, **settings), columns=3
         )
     if (grid := result.grid) is not None:
         over = over_budget(grid, result.constraints)
@@ -112,7 +115,7 @@ def page(result: Result, proof: Proof | None, formats: dict[str, Any] | None, im
     return template.render(
         r=result,
         symbol=symbol,
-        total=sum(result.timing.values()),
+        total=sum(t for phase, t in result.timing.items() if phase not in WITHIN),
         images=sources,
         proof=proof,
         formats=formats,
@@ -146,8 +149,8 @@ def verdict(result: Result) -> str:
     if gain.significance <= -SIGNIFICANT:
         return f"This is NOT a significant improvement but a loss: {pm(gain)}{share}, {size} standard errors below."
     return (
-        f"The improvement of {pm(gain)}{share} is NOT significant: {size} standard errors from no change at all, and less "
-        f"than {SIGNIFICANT:g} are within what chance does."
+        f"The improvement of {pm(gain)}{share} is NOT significant: it is {size} standard errors, and less than "
+        f"{SIGNIFICANT:g} may well be chance."
     )
 
 
@@ -182,13 +185,13 @@ def met(budget: Budget) -> str:
     if budget.stderr == 0:
         return f"EXCEEDED by {number(above)} {budget.unit}".rstrip()
     far = f"{above / budget.stderr:.1f} standard errors"
-    return f"met within its error ({far} above)" if above <= allowance(budget) else f"EXCEEDED by {far}"
+    return f"{far} above" if above <= allowance(budget) else f"EXCEEDED by {far}"
 
 
 def worth(budget: Budget, symbol: str) -> str:
     """A multiplier in words."""
     if not budget.active:
-        return "does not bind: more of it is worth nothing"
+        return "does not bind: more is worth nothing"
     unit = f"{budget.unit} " if budget.unit else ""
     return f"one more {unit}is worth {number(budget.multiplier, 2)} in {symbol}"
 
@@ -200,11 +203,8 @@ def agreement(starts: Starts) -> str:
     within = np.array(starts.within_budget)
     if not within.any():
         return f"None of {starts.count} starts ended within the budgets: give --search.steps a larger number."
-    best = number(float(starts.objectives[within].max()), 4)
-    said = (
-        f"{starts.agree} of {starts.count} starts end within the budgets and within {100 * starts.tolerance:g} % of the "
-        f"best, {best}"
-    )
+    near = f"within {100 * starts.tolerance:g} % of the best, {number(float(starts.objectives[within].max()))}"
+    said = f"{starts.agree} of {starts.count} starts end within the budgets and {near}"
     if 2 * starts.agree > starts.count:
         return f"{said}: no sign of a better optimum elsewhere."
     return f"{said}. Most end elsewhere, so the optimum may be a local one: give --search.steps a larger number."
@@ -303,13 +303,15 @@ def fixed_point_formats(run: RunFolder) -> dict[str, Any] | None:
         if not isinstance(card, dict) or not isinstance(layers, list):
             continue
         rows = [
-            [str(layer.get(key, layer.get(f"{key}_format", "–"))) for key in ("weight", "bias", "output")]
+            [str(layer.get(key, layer.get(f"{key}_format", MISSING))) for key in ("weight", "bias", "output")]
             for layer in layers
             if isinstance(layer, dict)
         ]
-        settings = {"part": card.get("part"), "clock period [ns]": card.get("clock_period_ns")}
-        known = {key: shown(value) for key, value in settings.items() if value is not None}
-        return {"input": str(card.get("input_format", "–")), "layers": rows, "settings": known}
+        period = card.get("clock_period_ns")
+        clock = f"{number(period)} ns" if isinstance(period, int | float) else None
+        settings = {"part": card.get("part"), "clock period": clock}
+        known = {key: str(value) for key, value in settings.items() if value is not None}
+        return {"input": str(card.get("input_format", MISSING)), "layers": rows, "settings": known}
     return None
 
 
@@ -327,13 +329,13 @@ def pm(measured: Value) -> str:
         return number(value)
     last = int(f"{error:.1e}".split("e")[1]) - 1
     largest = math.floor(math.log10(max(abs(value), error)))
-    if -6 <= last and largest < 6:
+    if last >= -6 and largest < 6:
         digits = max(-last, 0)
         parts = (f"{round(x, -last) + 0.0:.{digits}f}" for x in (value, error))
         return typographic(" ± ".join(parts))
     digits = largest - last
     parts = (f"{round(x / 10.0**largest, digits) + 0.0:.{digits}f}" for x in (value, error))
-    return typographic(f"({' ± '.join(parts)}) × 10{str(largest).translate(SUPERSCRIPT)}")
+    return typographic(f"({' ± '.join(parts)}) {TIMES} 10{str(largest).translate(SUPERSCRIPT)}")
 
 
 def number(value: float | None, digits: int = 4) -> str:
@@ -343,12 +345,12 @@ def number(value: float | None, digits: int = 4) -> str:
     '1.2 × 10⁻⁵'
     """
     if value is None:
-        return "–"
+        return MISSING
     text = f"{value + 0.0:.{digits}g}"
     if "e" not in text:
         return typographic(text)
     mantissa, exponent = text.split("e")
-    return f"{typographic(mantissa)} × 10{str(int(exponent)).translate(SUPERSCRIPT)}"
+    return f"{typographic(mantissa)} {TIMES} 10{str(int(exponent)).translate(SUPERSCRIPT)}"
 
 
 def signed(value: float, digits: int) -> str:
@@ -378,7 +380,7 @@ def seconds(value: float) -> str:
 def shown(content: Any) -> str:
     """Something of a table whose content is not known beforehand."""
     if content is None:
-        return "–"
+        return MISSING
     if isinstance(content, bool | str):
         return str(content)
     if isinstance(content, int):
@@ -388,4 +390,4 @@ def shown(content: Any) -> str:
 
 def typographic(text: str) -> str:
     """A true minus sign."""
-    return text.replace("-", "−")
+    return text.replace("-", "\N{MINUS SIGN}")

@@ -176,6 +176,9 @@ class Grid(Content):
         if any("objective" not in cell for cells in self.rows for cell in cells):
             msg = "a cell has no objective"
             raise ValueError(msg)
+        if np.all(np.isnan(self.values("objective"))):
+            msg = "the objective of every cell is null"
+            raise ValueError(msg)
         return self
 
     def values(self, name: str) -> Float[np.ndarray, "first second"]:
@@ -224,7 +227,7 @@ class Resolution(Content):
     """Terms of the relative energy resolution against the absorber thickness [mm], at one energy [GeV]."""
 
     absorber: Rising
-    terms: dict[str, Row]
+    terms: Annotated[dict[str, Row], Field(min_length=1)]
     constant: float | None = None
     energy: float
     final: float

@@ -6,6 +6,8 @@ for the mean response, so that every stage also works without random numbers.
 
 import abc
 import zlib
+from collections import OrderedDict
+from collections.abc import Mapping
 
 import equinox as eqx
 import jax
@@ -41,7 +43,8 @@ class Chain(AbstractStage):
     >>> events = chain(events, key=jax.random.key(0))  # doctest: +SKIP
     """
 
-    stages: dict[str, AbstractStage]
+    # ordered, because JAX sorts the keys of a plain dict whenever it rebuilds a tree
+    stages: Mapping[str, AbstractStage] = eqx.field(converter=OrderedDict)
 
     def __call__(self, x: PyTree, *, key: PRNGKeyArray | None = None) -> PyTree:
         """Apply every stage in order."""

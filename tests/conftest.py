@@ -1,4 +1,4 @@
-"""What every test shares: float64, a compilation cache, hypothesis without deadlines, and a loud word on what is missing."""
+"""What every test shares: float64, a compilation cache, hypothesis without deadlines, and a word on what is missing."""
 
 import importlib.metadata
 import importlib.util
@@ -8,8 +8,11 @@ import shutil
 from pathlib import Path
 
 import hypothesis
-import jax
 import pytest
+
+# XLA reports two scheduling hints as missing CPU features whenever it loads from the cache below (2 kB a time)
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+import jax
 
 ROOT = Path(__file__).resolve().parent.parent
 CI = "CI" in os.environ
@@ -43,14 +46,27 @@ def missing(part: str) -> bool:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # an entry that a killed run left half-written, or another worker is writing, is compiled again
+    config.addinivalue_line("filterwarnings", "default:Error reading persistent compilation cache:UserWarning")
     config.addinivalue_line("markers", f"needs(part): skipped, and said so, without {' or '.join(MODULES + PROGRAMS)}")
 
 
-def pytest_report_header() -> str:
+def surroundings() -> str:
+    """One line: versions, and which optional parts are not there."""
     named = ("jax", "jaxlib", "equinox", "numpy", "hypothesis")
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in named)
     gone = [part for part in MODULES + PROGRAMS if missing(part)]
     return f"diffhep on Python {platform.python_version()}: {versions}; missing: {', '.join(gone) or 'nothing'}"
+
+
+def pytest_report_header() -> str:
+    return surroundings()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    # -q hides the header
+    if terminalreporter.verbosity < 0:
+        terminalreporter.write_line(surroundings())
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -88,8 +88,8 @@ def chain() -> Case:
 
 
 def soft_counts() -> Case:
-    edges = jnp.linspace(100.0, 160.0, 7)
-    return on_function(lambda x, w: counts(x, edges, w, bandwidth=2.0), spread(9, 90, 170), spread(9, -1, 2, 1))
+    edges = jnp.linspace(1.0, 1.6, 7)
+    return on_function(lambda x, w: counts(x, edges, w, bandwidth=0.2), spread(9, 0.9, 1.7), spread(9, -1, 2, 1))
 
 
 LEFT, RIGHT = ((spread(5, 20, 90, i), spread(5, -2, 2, i + 1), spread(5, -3, 3, i + 2)) for i in (0, 10))
@@ -101,13 +101,17 @@ STAGES: dict[str, Callable[[], Case]] = {
     "SamplingCalorimeter, mean": lambda: on_stage(lead_stack(), photons()),
     "SamplingCalorimeter.resolution": lambda: Case(lambda t, x: t.resolution(x), lead_stack(), jnp.array([20.0, 60.0])),
     "SamplingCalorimeter.leakage": lambda: Case(lambda t, x: t.leakage(x), lead_stack(), jnp.array([20.0, 60.0])),
-    "SamplingCalorimeter.leakage_curve": lambda: Case(lambda t, x: t.leakage_curve()(x), lead_stack(), spread(5, 2, 900)),
+    "SamplingCalorimeter.leakage_curve": lambda: Case(
+        lambda t, x: t.leakage_curve()(x), lead_stack(), spread(5, 2, 900)
+    ),
     "SamplingCalorimeter.lengths": lambda: Case(
         lambda t, x: (t.depth(), t.radiation_lengths(), t.interaction_length(), t.lateral_width()), lead_stack(), ()
     ),
     "leakage_moments": lambda: on_function(leakage_moments, spread(4, 4, 8), 25.0),
     "leakage_curve": lambda: on_function(lambda d, e: leakage_curve(d, 7.43e-3, 0.5)(e), 25.0, spread(5, 2, 900)),
-    "gamma_fractions": lambda: on_function(gamma_fractions, spread(3, 5, 7), jnp.linspace(0.6, 13.0, 9) * jnp.ones((3, 1))),
+    "gamma_fractions": lambda: on_function(
+        gamma_fractions, spread(3, 5, 7), jnp.linspace(0.6, 13.0, 9) * jnp.ones((3, 1))
+    ),
     "PhotonReconstruction": reconstruct,
     "pair_mass": lambda: Case(lambda t, x: pair_mass(x), (), measured()),
     "leading_pair": lambda: on_function(lambda v: leading_pair(v), spread(10, 20, 90).reshape(5, 2)),

@@ -10,7 +10,7 @@ from diffhep.events import Events
 finite = st.floats(-1e6, 1e6, allow_subnormal=False)
 momenta = st.floats(0.1, 2e3)  # GeV
 rapidities = st.floats(-4.0, 4.0)
-azimuths = st.floats(-np.pi, np.pi, exclude_min=True)
+azimuths = st.floats(-np.pi, np.pi, exclude_min=True, allow_subnormal=False)
 thicknesses = st.floats(0.31, 19.9)  # mm, inside the bounds of the shipped study
 velocities = st.floats(-0.99, 0.99)
 
@@ -35,7 +35,9 @@ def photons(rows: int = 4, *, objects: int = 2, constituents: int = 3, seed: int
         "hoe": rng.uniform(0.01, 0.3, shape),
     }
     weight = rng.normal(1.0, 0.5, rows)
-    return Events({k: jax.numpy.asarray(v) for k, v in fields.items()}, jax.numpy.ones(shape, bool), jax.numpy.asarray(weight))
+    return Events(
+        {k: jax.numpy.asarray(v) for k, v in fields.items()}, jax.numpy.ones(shape, bool), jax.numpy.asarray(weight)
+    )
 
 
 def measured(rows: int = 4, *, objects: int = 2, readouts: int = 8, seed: int = 0) -> Events:
@@ -52,4 +54,6 @@ def measured(rows: int = 4, *, objects: int = 2, readouts: int = 8, seed: int = 
         "pt": energy.sum(-1) / np.cosh(eta),
     }
     weight = rng.normal(1.0, 0.5, rows)
-    return Events({k: jax.numpy.asarray(v) for k, v in fields.items()}, jax.numpy.ones(shape, bool), jax.numpy.asarray(weight))
+    return Events(
+        {k: jax.numpy.asarray(v) for k, v in fields.items()}, jax.numpy.ones(shape, bool), jax.numpy.asarray(weight)
+    )

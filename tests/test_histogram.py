@@ -129,7 +129,7 @@ def test_hist_keeps_values_variances_and_edges():
 @pytest.mark.parametrize(
     ("arguments", "options", "words"),
     [
-        ((np.ones(3), [1.0, 0.0], np.ones(3)), {}, "edges must be one increasing list"),
+        ((np.ones(3), [1.0, 0.0], np.ones(3)), {}, "edges must increase, got 1.0 followed by 0.0"),
         ((np.ones(3), [1.0], np.ones(3)), {}, "at least two"),
         ((np.ones(3), EDGES, np.ones(2)), {}, r"\(3,\) and \(2,\)"),
         ((np.ones(3), EDGES, np.ones(3)), {"bandwidth": 0.0}, "bandwidth must be positive"),

@@ -3,11 +3,14 @@
 from diffhep.trigger.classifier import DenseClassifier as DenseClassifier
 from diffhep.trigger.classifier import QuantisedClassifier as QuantisedClassifier
 from diffhep.trigger.classifier import quantised as quantised
+from diffhep.trigger.export import export as export
 from diffhep.trigger.fixed_point import FixedPoint as FixedPoint
 from diffhep.trigger.fixed_point import decode as decode
 from diffhep.trigger.fixed_point import encode as encode
 from diffhep.trigger.fixed_point import quantise as quantise
+from diffhep.trigger.menu import TRIGGER_SUMS as TRIGGER_SUMS
 from diffhep.trigger.menu import DiphotonMenu as DiphotonMenu
 from diffhep.trigger.menu import trigger_features as trigger_features
 from diffhep.trigger.rate import rate as rate
 from diffhep.trigger.rate import turn_on as turn_on
+from diffhep.trigger.verify import verify as verify

@@ -277,8 +277,8 @@ format of this table; where that differs from the C++ type, only the binary poin
 
 ## Outputs
 
-{model.outputs} logit(s) of the type `{output}`: one least significant bit is {output.lsb:g}, the range
-{output.minimum:g} to {output.maximum:g}. Put thresholds on multiples of the least significant bit.
+{model.outputs} logit(s) of the type `{output}`: one least significant bit is {output.lsb}, the range
+{output.minimum} to {output.maximum}. Put thresholds on multiples of the least significant bit.
 
 ## Layers
 

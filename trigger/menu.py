@@ -17,15 +17,25 @@ from diffhep.stage import AbstractStage
 Scalar = Float[Array, ""] | Param | float
 
 
-def trigger_features(events: Events) -> Float[Array, "event object feature"]:
-    """What the trigger knows of a candidate: readout fractions, width/16 mm and pt/64 GeV, each within [0, 4).
+TRIGGER_SUMS = 4
 
-    Divisions by powers of two cost nothing in hardware; values out of range saturate.
+
+def trigger_features(events: Events) -> Float[Array, "event object feature"]:
+    """What the trigger knows of a candidate: four longitudinal shares of its energy, and pt/64 GeV, within [0, 4).
+
+    A trigger reads coarse sums: neighbouring readout groups are added up, and there is no lateral shape. A division by a
+    power of two costs nothing in hardware; values out of range saturate.
+
+    Raises:
+        ValueError: the number of readout groups is not a multiple of four.
     """
     energy = events["readout_energy"]
-    fractions = energy / jnp.maximum(jnp.sum(energy, axis=-1, keepdims=True), 1e-3)
-    scalars = jnp.stack([events["width"] / 16.0, events["pt"] / 64.0], axis=-1)
-    return jnp.clip(jnp.concatenate([fractions, scalars], axis=-1), 0.0, 4.0 - 2.0**-10)
+    if energy.shape[-1] % TRIGGER_SUMS:
+        msg = f"readout groups must be a multiple of {TRIGGER_SUMS}, got {energy.shape[-1]}"
+        raise ValueError(msg)
+    sums = energy.reshape(*energy.shape[:-1], TRIGGER_SUMS, -1).sum(axis=-1)
+    shares = sums / jnp.maximum(jnp.sum(energy, axis=-1, keepdims=True), 1e-3)
+    return jnp.clip(jnp.concatenate([shares, events["pt"][..., None] / 64.0], axis=-1), 0.0, 4.0 - 2.0**-10)
 
 
 class DiphotonMenu(AbstractStage):
@@ -51,8 +61,9 @@ class DiphotonMenu(AbstractStage):
         return self.energy_gate(high - self.leading) * self.energy_gate(low - self.subleading)
 
     def object_acceptance(self, events: Events) -> Float[Array, "event object"]:
-        """Acceptance of the classifier for each candidate."""
-        return self.score_gate(self.classifier(trigger_features(events))[..., 0])
+        """Acceptance of the classifier for each candidate; 0 where there is none."""
+        accepted = self.score_gate(self.classifier(trigger_features(events))[..., 0])
+        return jnp.where(events.mask, accepted, 0.0)
 
     def __call__(self, x: Events, *, key: PRNGKeyArray | None = None) -> Events:
         """Events with their weights multiplied by the acceptance of the menu."""

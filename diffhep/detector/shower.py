@@ -13,8 +13,10 @@ from jaxtyping import Array, Float
 
 SHOWER_RATE = 0.5  # b, per X0
 PHOTON_START = 9.0 / 7.0  # mean depth of the first conversion, X0
-LEGENDRE_NODES, LEGENDRE_WEIGHTS = ((x + (1.0, 0.0)[i]) / 2 for i, x in enumerate(np.polynomial.legendre.leggauss(4)))
-SURVIVAL_NODES, SURVIVAL_WEIGHTS = ((x + (1.0, 0.0)[i]) / 2 for i, x in enumerate(np.polynomial.legendre.leggauss(48)))
+LEGENDRE_NODES, LEGENDRE_WEIGHTS = ((x + (1.0, 0.0)[i]) / 2 for i, x in enumerate(np.polynomial.legendre.leggauss(6)))
+ROOT_NODES, ROOT_WEIGHTS = ((x + (1.0, 0.0)[i]) / 2 for i, x in enumerate(np.polynomial.legendre.leggauss(32)))
+# in the square root of the depth, where a power of it is smooth at 0 even if it is not an integer
+SURVIVAL_NODES, SURVIVAL_WEIGHTS = ROOT_NODES**2, 2 * ROOT_NODES * ROOT_WEIGHTS
 LAGUERRE_NODES, LAGUERRE_WEIGHTS = np.polynomial.laguerre.laggauss(60)
 
 
@@ -32,7 +34,7 @@ def gamma_density(shape: Float[Array, "*shape"], x: Float[Array, "*shape"]) -> F
 
 
 def gamma_nodes(x: Float[Array, "*shape edge"]) -> tuple[Array, Array]:
-    """Nodes and weights of four-point Gauss-Legendre quadrature inside each interval of the edges."""
+    """Nodes and weights of six-point Gauss-Legendre quadrature inside each interval of the edges."""
     length = jnp.diff(x, axis=-1)[..., None]
     return x[..., :-1, None] + length * jnp.asarray(LEGENDRE_NODES), length * jnp.asarray(LEGENDRE_WEIGHTS)
 
@@ -41,8 +43,9 @@ def gamma_nodes(x: Float[Array, "*shape edge"]) -> tuple[Array, Array]:
 def gamma_fractions(shape: Float[Array, "*shape"], x: Float[Array, "*shape edge"]) -> Float[Array, "*shape bin"]:
     """Probability of a gamma distribution of the given shape between neighbouring edges.
 
-    Quadrature, because the incomplete gamma function costs twenty times as much; for A >= 2 and intervals up to 2 the
-    sum over intervals equals it to 1e-5. The derivative with respect to an edge is the density there, exactly.
+    Quadrature, because the incomplete gamma function costs twenty times as much. For intervals up to 2 it is right to
+    2e-6 for A >= 3.5 (photons above 1 GeV), and to 6e-5 for A >= 2. The derivative with respect to an edge is the
+    density there, exactly; with six nodes that of the quadrature equals it to 1e-6, with four it would not.
 
     >>> float(gamma_fractions(jnp.array(3.0), jnp.linspace(0.0, 30.0, 31)).sum().round(5))
     1.0
@@ -72,7 +75,8 @@ gamma_fractions.defjvp(gamma_fractions_jvp, symbolic_zeros=True)
 def gamma_survival(shape: Float[Array, "*shape"], x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """Regularised upper incomplete gamma function Q(A, x), to 1e-9 for 2 <= A <= 12 and x <= 60; 1 at x = 0.
 
-    48-point Gauss-Legendre quadrature of the density. `jax.scipy.special.gammaincc` agrees, but takes a second to compile.
+    32-point Gauss-Legendre quadrature of the density in the root of x; `jax.scipy.special.gammaincc` agrees, but takes
+    a second to compile.
 
     >>> float(gamma_survival(jnp.array(3.0), jnp.array(2.0)).round(9))
     0.676676416

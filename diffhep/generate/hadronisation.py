@@ -133,5 +133,8 @@ def stable_particles(event: Any) -> tuple[Sequence[int], np.ndarray, np.ndarray]
 
 
 def is_prompt_photon(particle: Any, event: Any) -> bool:
-    """Whether a particle is a photon of the hard process or of a Higgs boson: its first copy has status 23."""
+    """Whether a particle is a photon of the hard process or of a Higgs boson: its first copy has status 23.
+
+    A photon that became an electron pair in the shower, one in fifty, does not count: its leader is an electron.
+    """
     return particle.id() == 22 and event[particle.iTopCopyId()].statusAbs() == 23

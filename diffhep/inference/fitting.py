@@ -74,8 +74,8 @@ def fit(
     >>> bool(found.converged), round(float(found["norm"]), 9)
     (True, 1.0)
     """
-    fixed = fixed or {}
     base = model.init if start is None else jnp.asarray(start)
+    fixed = {name: base[index_of(model.names, name)] for name in model.fixed} | dict(fixed or {})
     require_float64(base)
     held = np.array([index_of(model.names, name) for name in fixed], dtype=int)
     free = np.setdiff1d(np.arange(len(model.names)), held)

@@ -52,6 +52,11 @@ class AbstractModel(eqx.Module):
     upper: eqx.AbstractVar[Float[Array, " parameter"]]
     poi: eqx.AbstractVar[int]
 
+    @property
+    def fixed(self) -> tuple[str, ...]:
+        """Parameters that every fit holds at their start."""
+        return ()
+
     @abc.abstractmethod
     def nll(self, theta: Float[Array, " parameter"], data: PyTree) -> Float[Array, ""]:
         """Negative log-likelihood relative to the saturated model: half of what is distributed as chi-squared."""

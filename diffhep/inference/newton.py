@@ -222,5 +222,7 @@ def _loop(
         jnp.array(0),
         jnp.array(-1),
     )
-    (x, g, _), _, scalars, steps, status = jax.lax.while_loop(lambda s: s[-1] == -1, body, state)
+    (x, g, step), _, scalars, steps, status = jax.lax.while_loop(lambda s: s[-1] == -1, body, state)
+    # the next Newton step is known already, and brings the parameters from the tolerance to rounding
+    x = jnp.where(status == CONVERGED, jnp.clip(x + step, lower, upper), x)
     return x, scalars[1], steps, status, ~_free(x, g, lower, upper)

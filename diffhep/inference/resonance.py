@@ -98,7 +98,8 @@ def resonance_search(
             raise ValueError(msg)
     x = arrays["centers"]
     if not isinstance(x, Tracer) and not np.all(np.diff(np.asarray(x)) > 0):
-        msg = f"centers: increasing positions are wanted, got {np.array2string(np.asarray(x), threshold=8)}"
+        i = int(np.argmin(np.diff(np.asarray(x)) > 0))
+        msg = f"centers: increasing positions are wanted, got {float(x[i])} followed by {float(x[i + 1])}"
         raise ValueError(msg)
     require_float64(arrays["signal"])
     return ResonanceSearch(

@@ -120,16 +120,23 @@ class RunFolder:
             raise ValueError(msg) from None
 
 
-def plain(content: Any) -> Any:
-    """The same content in JSON's types."""
+def plain(content: Any, name: str = "") -> Any:
+    """The same content in JSON's types.
+
+    Raises:
+        ValueError: a number is nan or infinite, which JSON cannot say; the message names where it stands.
+    """
     if isinstance(content, Mapping):
-        return {str(key): plain(value) for key, value in content.items()}
+        return {str(key): plain(value, f"{name}.{key}".lstrip(".")) for key, value in content.items()}
     if isinstance(content, list | tuple):
-        return [plain(value) for value in content]
-    if isinstance(content, str | bool | int | float) or content is None:
+        return [plain(value, f"{name}[{i}]") for i, value in enumerate(content)]
+    if isinstance(content, str | bool | int) or content is None:
         return content
     if isinstance(content, Path):
         return str(content)
+    if not np.all(np.isfinite(np.asarray(content, dtype=float))):
+        msg = f"{name}: {np.asarray(content)} is not finite"
+        raise ValueError(msg)
     return np.asarray(content).tolist()
 
 

@@ -39,6 +39,6 @@ def leading_pair(values: Float[Array, "event object"]) -> tuple[Float[Array, " e
 
 
 def pair_mass(events: Events) -> Float[Array, " event"]:
-    """Invariant mass of the first two photons of each event [GeV]."""
-    pt, eta, phi = events["pt"], events["eta"], events["phi"]
+    """Invariant mass of the first two photons of each event [GeV]; 0 where there is only one."""
+    pt, eta, phi = jnp.where(events.mask, events["pt"], 0.0), events["eta"], events["phi"]
     return diphoton_mass(pt[:, 0], eta[:, 0], phi[:, 0], pt[:, 1], eta[:, 1], phi[:, 1])

@@ -13,10 +13,7 @@ FIELDS = ("pt", "eta", "phi", "hoe", "emFrac1", "emFrac2", "emFrac3", "genPartFl
 QUICK = ("PartonLevel:MPI = off",)
 EASY = ("PhaseSpace:pTHatMin = 60.", "PartonLevel:ISR = off")
 
-installed = pytest.mark.skipif(
-    __import__("importlib.util").util.find_spec("pythia8mc") is None,
-    reason="pythia8mc is MISSING: no generator was tested; pip install 'diffhep[pythia]'",
-)
+installed = pytest.mark.needs("pythia8mc")
 
 
 def make(process, n, path, *, settings=QUICK, seed=1, **options):

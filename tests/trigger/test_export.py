@@ -168,7 +168,14 @@ def test_a_project_names_no_folder_of_this_machine(project):
 
 def test_card_and_readme_say_what_a_user_needs(project, model):
     text = (project / "README.md").read_text()
-    for word in (str(model.output_format), str(model.input_format), "5 ns", "vitis-run", "12 words of 12 bits"):
+    for word in (
+        str(model.output_format),
+        f"bit is {model.output_format.lsb}, the range",
+        str(model.input_format),
+        "5 ns",
+        "vitis-run",
+        "12 words of 12 bits",
+    ):
         assert word in text
     for format in model.feature_formats():
         assert f"`{format}`" in text

@@ -59,8 +59,9 @@ def load(settings: HiggsDiphotonSettings) -> Loaded:
         for part, events_of in zip(divide(events, s.design_events, s.held_out_events, sample, rng), parts, strict=True):
             events_of[name] = part
     exposure = integrated / per_second
+    isolation_rate = isolated_share(samples["jets"].events, settings.analysis.isolation)
     readouts = settings.calorimeter.readouts
-    design, held_out = (as_data(p, exposure, settings.analysis.isolation, readouts, rng) for p in parts)
+    design, held_out = (as_data(p, exposure, isolation_rate, readouts, rng) for p in parts)
     return Loaded(design, held_out, {name: provenance(sample) for name, sample in samples.items()})
 
 
@@ -85,13 +86,11 @@ def isolated_photons(events: Events, isolation: float) -> Events:
 
 
 def as_data(
-    events: dict[str, Events], exposure: float, isolation: float, readouts: int, rng: np.random.Generator
+    events: dict[str, Events], exposure: float, isolation_rate: np.ndarray, readouts: int, rng: np.random.Generator
 ) -> Data:
     """Detector-level inputs of one part, and the classes of the jets' candidates."""
     jets = events["jets"]
-    prompt = np.asarray(jets["genPartFlav"]) == 1
-    group = len(PT_CLASSES) * prompt + prompt + np.digitize(np.asarray(jets["pt"]), PT_CLASSES)
-    isolated = np.asarray(jets["pfRelIso03_all"]) < isolation
+    group = candidate_class(jets)
     pairs = [photons_only(events[name]) for name in ("signal", "background")]
     samples = {"prompt": jax.tree.map(lambda *parts: jnp.concatenate(parts), *pairs), "jets": candidates(jets)}
     return Data(
@@ -99,7 +98,8 @@ def as_data(
         signal_events=pairs[0].size,
         exposure=jnp.asarray(exposure),
         group=jnp.asarray(group),
-        isolated=jnp.asarray(isolated, dtype=float),
+        isolation_rate=jnp.asarray(isolation_rate),
+        tally=jnp.ones(jets.size),
         noise={name: shower_noise(sample, readouts, rng) for name, sample in samples.items()},
     )
 
@@ -109,6 +109,21 @@ def shower_noise(events: Events, readouts: int, rng: np.random.Generator) -> Sho
     shapes = noise_shapes(events, readouts)
     kinds = {"conversion": rng.standard_exponential, "hadron": rng.standard_exponential}
     return ShowerNoise(**{name: jnp.asarray(kinds.get(name, rng.standard_normal)(s)) for name, s in shapes.items()})
+
+
+def candidate_class(jets: Events) -> np.ndarray:
+    """Class of every candidate: not prompt or prompt, times the class of its generated pt."""
+    prompt = np.asarray(jets["genPartFlav"]) == 1
+    return (len(PT_CLASSES) + 1) * prompt + np.digitize(np.asarray(jets["pt"]), PT_CLASSES)
+
+
+def isolated_share(jets: Events, isolation: float) -> np.ndarray:
+    """Share of isolated candidates in each class, by weight."""
+    group, count = candidate_class(jets).ravel(), 2 * (len(PT_CLASSES) + 1)
+    weight = np.broadcast_to(np.asarray(jets.weight)[:, None], jets.mask.shape).ravel()
+    isolated = (np.asarray(jets["pfRelIso03_all"]) < isolation).ravel()
+    total = np.bincount(group, weight, count)
+    return np.bincount(group, weight * isolated, count) / np.where(total > 0, total, 1.0)
 
 
 def photons_only(events: Events) -> Events:

@@ -81,8 +81,9 @@ class Data(eqx.Module):
         prompt: signal events, then continuum events; weights are events expected at the luminosity of the analysis.
         jets: weights are trigger candidates per second [Hz].
         exposure: live time that turns a rate into an expected number of events [s].
-        group: (event, object) of the jets: flavour and transverse-momentum class, for the factorised fake rate.
-        isolated: (event, object) of the jets: 1 where the candidate is isolated.
+        group: (event, object) of the jets: class of flavour and transverse momentum, for the factorised fake rate.
+        isolation_rate: share of isolated candidates in each class, from all jets of the sample, whatever the design.
+        tally: (event,) of the jets: 1 for each event, when candidates are counted.
         noise: random numbers of the detector's response to each sample; fixed, so that two designs see the same ones.
         signal_events: how many of the prompt events are signal.
     """
@@ -91,7 +92,8 @@ class Data(eqx.Module):
     jets: Events
     exposure: Float[Array, ""]
     group: Int[Array, "event object"]
-    isolated: Float[Array, "event object"]
+    isolation_rate: Float[Array, " class"]
+    tally: Float[Array, " event"]
     noise: dict[str, ShowerNoise]
     signal_events: int = eqx.field(static=True)
 
@@ -108,14 +110,12 @@ class Spectrum(eqx.Module):
         edges: of the mass histogram [GeV].
         energy_scale: relative uncertainty of the energy scale.
         leading_ratio, subleading_ratio: least pt/mass of the two photons.
-        groups: number of classes of the factorised fake rate.
     """
 
     edges: Float[Array, " edge"]
     energy_scale: float = 0.003
     leading_ratio: float = 1 / 3
     subleading_ratio: float = 1 / 4
-    groups: int = eqx.field(static=True, default=6)
 
     @property
     def centres(self) -> Float[Array, " bin"]:
@@ -180,19 +180,18 @@ def select(experiment: Experiment, spectrum: Spectrum, photons: Events, decision
     return Selected(menu.energy_acceptance(photons), trigger, photon, mass, ratios)
 
 
-def fake_rates(
-    photon: Float[Array, "event object"], weight: Float[Array, "event object"], data: Data, groups: int
-) -> Float[Array, "event object"]:
-    """Identification efficiency of each candidate's class, from all isolated candidates of that class.
+def fake_rates(photon: Float[Array, "event object"], data: Data) -> Float[Array, "event object"]:
+    """Efficiency of isolation and identification for each candidate's class.
 
     Few pairs of fakes survive two identifications; the product of two single-candidate efficiencies is known much
-    better, and equals the pair's efficiency because the two jets shower independently.
+    better, and equals the pair's efficiency as far as the two jets fragment and shower independently. Inside a class
+    every candidate counts alike: the weights span four orders of magnitude, the efficiency varies little.
     """
-    flat = data.group.ravel()
-    isolated = (weight * data.isolated).ravel()
-    total = jax.ops.segment_sum(isolated, flat, groups)
-    passed = jax.ops.segment_sum(isolated * photon.ravel(), flat, groups)
-    return safe_div(passed, total)[data.group]
+    classes = data.isolation_rate.size
+    one = jnp.broadcast_to(data.tally[:, None], photon.shape).ravel()
+    total = jax.ops.segment_sum(one, data.group.ravel(), classes)
+    passed = jax.ops.segment_sum(one * photon.ravel(), data.group.ravel(), classes)
+    return (data.isolation_rate * safe_div(passed, total))[data.group]
 
 
 def templates(experiment: Experiment, spectrum: Spectrum, data: Data, decisions: Decisions) -> Templates:
@@ -212,10 +211,8 @@ def templates(experiment: Experiment, spectrum: Spectrum, data: Data, decisions:
 
     jets = select(experiment, spectrum, measure(experiment, spectrum, data.jets, data.noise["jets"]), decisions)
     rate = jnp.sum(data.jets.weight * jets.event * jets.trigger[:, 0] * jets.trigger[:, 1])
-    pair = data.jets.weight[:, None] * data.jets.mask
-    efficiency = fake_rates(jets.photon, pair, data, spectrum.groups)
     weight = data.jets.weight * data.exposure * jets.event * jets.kinematics
-    weight = weight * jnp.prod(efficiency * data.isolated, axis=1)
+    weight = weight * jnp.prod(fake_rates(jets.photon, data), axis=1)
     fakes = histogram(jets.mass, weight)
     variance = variance + variances(jets.mass, spectrum.edges, weight, bandwidth=decisions.bandwidth)
 

@@ -37,7 +37,7 @@ from diffhep.design.study import AbstractStudy, Report
 from diffhep.detector import SamplingCalorimeter
 from diffhep.parameters import Param, resolve
 from diffhep.tagging import PhotonTagger
-from diffhep.trigger import DenseClassifier, DiphotonMenu, FixedPoint, quantised, trigger_features
+from diffhep.trigger import TRIGGER_SUMS, DenseClassifier, DiphotonMenu, FixedPoint, quantised, trigger_features
 
 Context = tuple[Spectrum, Data]
 LAYERS = "calorimeter.layers"
@@ -102,12 +102,12 @@ class HiggsDiphoton(AbstractStudy):
         menu = DiphotonMenu(
             Param(t.leading, unit="GeV", role="threshold", bounds=(18.0, 100.0)),
             Param(t.subleading, unit="GeV", role="threshold", bounds=(14.0, 80.0)),
-            # fractions spread by about 1/4 around 1/8, the width by 16 mm around it: constants, so that every design has them
+            # constants, so that every design has the same: fractions spread by about 1/2 around 1/4, pt around 48 GeV
             DenseClassifier.init(
-                (c.readouts + 2, t.hidden, 1),
+                (TRIGGER_SUMS + 1, t.hidden, 1),
                 key=classifier,
-                exponents=(-2,) * c.readouts + (0, 0),
-                offsets=(0.5,) * c.readouts + (1.0, 0.75),
+                exponents=(-1,) * TRIGGER_SUMS + (0,),
+                offsets=(0.5,) * TRIGGER_SUMS + (0.75,),
             ),
         )
         return Experiment(
@@ -216,7 +216,7 @@ class HiggsDiphoton(AbstractStudy):
         inputs = []
         for events, noise in ((self.data.jets, self.data.noise["jets"]), self.data.signal()):
             photons = measured(resolved, self.spectrum, events, noise)
-            inputs.append(trigger_features(photons).reshape(-1, self.settings.calorimeter.readouts + 2))
+            inputs.append(trigger_features(photons).reshape(-1, TRIGGER_SUMS + 1))
         return jnp.concatenate(inputs)
 
     def settle(self, design: Experiment) -> Experiment:
@@ -280,12 +280,11 @@ def thresholds(experiment: Experiment) -> tuple[Param, Param]:
 
 
 def reweighted(data: Data, factors: Mapping[str, Array]) -> Data:
-    """Data with the events of each named sample multiplied by factors."""
-    names = tuple(factors)
+    """Data with the events of both samples, `prompt` and `jets`, multiplied by factors."""
     return eqx.tree_at(
-        lambda d: tuple(getattr(d, name) for name in names),
+        lambda d: (d.prompt, d.jets, d.tally),
         data,
-        tuple(getattr(data, name).reweight(factors[name]) for name in names),
+        (data.prompt.reweight(factors["prompt"]), data.jets.reweight(factors["jets"]), data.tally * factors["jets"]),
     )
 
 

@@ -62,7 +62,7 @@ def stagewise(experiment: Experiment, spectrum: Spectrum, data: Data, *, steps: 
 def training_set(experiment: Experiment, spectrum: Spectrum, data: Data) -> tuple[Array, Array, Array, Array]:
     """Features of both networks, labels, and weights that sum to one half for photons and for fakes.
 
-    Photons are those of the signal, fakes the isolated non-prompt candidates of the jets.
+    Photons are those of the signal, fakes the non-prompt candidates of the jets.
     """
     resolved = resolve(experiment)
     offline, online = [], []
@@ -70,8 +70,7 @@ def training_set(experiment: Experiment, spectrum: Spectrum, data: Data) -> tupl
         photons = measured(resolved, spectrum, events, noise)
         offline.append(flat(photon_features(photons)))
         online.append(flat(trigger_features(photons)))
-    prompt_classes = spectrum.groups // 2
-    fake = np.asarray((data.group < prompt_classes) & (data.isolated > 0) & data.jets.mask).ravel()
+    fake = np.asarray((data.group < data.isolation_rate.size // 2) & data.jets.mask).ravel()
     count = len(offline[0])
     label = jnp.concatenate([jnp.ones(count), jnp.zeros(len(fake))])
     # the steep spectrum of the jets would leave a handful of heavy candidates: each counts alike
