@@ -1,4 +1,4 @@
-"""Optimising a design: problems with constraints, many starts, exact last steps, honest checks, and the shipped studies."""
+"""Optimising a design: constrained problems, many starts, exact last steps, honest checks, and the shipped studies."""
 
 from diffhep.design.ascent import Ascent as Ascent
 from diffhep.design.config import STUDIES as STUDIES

@@ -19,77 +19,87 @@ class Settings(BaseModel):
 class SampleSettings(Settings):
     """Events; a file that is not named is the one that ships with the package."""
 
-    signal: Path | None = Field(None, description="ROOT file of H -> gamma gamma events")
-    background: Path | None = Field(None, description="ROOT file of diphoton-continuum events")
-    jets: Path | None = Field(None, description="ROOT file of dijet and gamma+jet events, for the rate and the fakes")
-    signal_cross_section: float | None = Field(None, gt=0, description="in place of the file's [pb]")
-    background_cross_section: float | None = Field(None, gt=0, description="in place of the file's [pb]")
-    jets_cross_section: float | None = Field(None, gt=0, description="in place of the file's [pb]")
-    design_events: int = Field(4000, ge=200, description="events per sample that the design is made with [count]")
-    held_out_events: int = Field(12000, ge=200, description="most other events per sample that judge it [count]")
+    signal: Path | None = Field(default=None, description="ROOT file of H -> gamma gamma events")
+    background: Path | None = Field(default=None, description="ROOT file of diphoton-continuum events")
+    jets: Path | None = Field(
+        default=None, description="ROOT file of dijet and gamma+jet events, for the rate and the fakes"
+    )
+    signal_cross_section: float | None = Field(default=None, gt=0, description="in place of the file's [pb]")
+    background_cross_section: float | None = Field(default=None, gt=0, description="in place of the file's [pb]")
+    jets_cross_section: float | None = Field(default=None, gt=0, description="in place of the file's [pb]")
+    design_events: int = Field(
+        default=4000, ge=200, description="events per sample that the design is made with [count]"
+    )
+    held_out_events: int = Field(
+        default=12000, ge=200, description="most other events per sample that judge it [count]"
+    )
 
 
 class CalorimeterSettings(Settings):
     """The sampling calorimeter: lead and polystyrene."""
 
-    absorber: float = Field(5.6, gt=0.3, lt=20, description="initial absorber thickness of a layer [mm]")
-    active: float = Field(4.0, gt=0.3, lt=20, description="initial active thickness of a layer [mm]")
-    layers: float = Field(25, gt=4, lt=160, description="initial number of layers [count]")
-    photoelectrons: float = Field(5000, gt=0, description="photo-electrons per visible energy [1/GeV]")
-    constant_term: float = Field(0.003, ge=0, description="relative constant term of the energy []")
-    noise: float = Field(0.005, ge=0, description="electronic noise of one layer [GeV]")
-    inner_radius: float = Field(1300, gt=0, description="radius of the front face [mm]")
-    position_constant: float = Field(0.3, ge=0, description="constant term of the position [mm]")
-    width_constant: float = Field(0.03, ge=0, description="relative fluctuation of the squared shower width []")
-    hadron_response: float = Field(0.5, ge=0, description="response to showering hadrons []")
-    readouts: int = Field(8, ge=4, le=64, multiple_of=4, description="longitudinal readout groups [count]")
+    absorber: float = Field(default=5.6, gt=0.3, lt=20, description="initial absorber thickness of a layer [mm]")
+    active: float = Field(default=4.0, gt=0.3, lt=20, description="initial active thickness of a layer [mm]")
+    layers: float = Field(default=25, gt=4, lt=160, description="initial number of layers [count]")
+    photoelectrons: float = Field(default=5000, gt=0, description="photo-electrons per visible energy [1/GeV]")
+    constant_term: float = Field(default=0.003, ge=0, description="relative constant term of the energy []")
+    noise: float = Field(default=0.005, ge=0, description="electronic noise of one layer [GeV]")
+    inner_radius: float = Field(default=1300, gt=0, description="radius of the front face [mm]")
+    position_constant: float = Field(default=0.3, ge=0, description="constant term of the position [mm]")
+    width_constant: float = Field(default=0.03, ge=0, description="relative fluctuation of the squared shower width []")
+    hadron_response: float = Field(default=0.5, ge=0, description="response to showering hadrons []")
+    readouts: int = Field(default=8, ge=4, le=64, multiple_of=4, description="longitudinal readout groups [count]")
 
 
 class BudgetSettings(Settings):
     """What the detector may use up."""
 
-    cost: float = Field(60, gt=0, description="cost of the calorimeter [cost unit]")
-    depth: float = Field(250, gt=0, description="depth of the calorimeter [mm]")
-    rate: float = Field(25, gt=0, description="trigger rate [Hz]")
-    cost_per_layer: float = Field(1.0, ge=0, description="readout cost [cost unit/layer]")
-    cost_per_absorber: float = Field(0.02, ge=0, description="absorber cost [cost unit/mm]")
-    cost_per_active: float = Field(0.05, ge=0, description="active cost [cost unit/mm]")
+    cost: float = Field(default=60, gt=0, description="cost of the calorimeter [cost unit]")
+    depth: float = Field(default=250, gt=0, description="depth of the calorimeter [mm]")
+    rate: float = Field(default=25, gt=0, description="trigger rate [Hz]")
+    cost_per_layer: float = Field(default=1.0, ge=0, description="readout cost [cost unit/layer]")
+    cost_per_absorber: float = Field(default=0.02, ge=0, description="absorber cost [cost unit/mm]")
+    cost_per_active: float = Field(default=0.05, ge=0, description="active cost [cost unit/mm]")
 
 
 class TriggerSettings(Settings):
     """The diphoton menu."""
 
-    leading: float = Field(40, gt=18, lt=100, description="initial threshold of the leading candidate [GeV]")
-    subleading: float = Field(30, gt=14, lt=80, description="initial threshold of the subleading candidate [GeV]")
-    instantaneous_luminosity: float = Field(2e34, gt=0, description="[1/(cm^2 s)]")
-    hidden: int = Field(8, ge=1, le=64, description="hidden units of the classifier [count]")
-    weight_bits: int = Field(8, ge=2, le=16, description="width of the classifier's weights [bit]")
-    activation_bits: int = Field(10, ge=2, le=20, description="width of its activations [bit]")
+    leading: float = Field(default=40, gt=18, lt=100, description="initial threshold of the leading candidate [GeV]")
+    subleading: float = Field(
+        default=30, gt=14, lt=80, description="initial threshold of the subleading candidate [GeV]"
+    )
+    instantaneous_luminosity: float = Field(default=2e34, gt=0, description="[1/(cm^2 s)]")
+    hidden: int = Field(default=8, ge=1, le=64, description="hidden units of the classifier [count]")
+    weight_bits: int = Field(default=8, ge=2, le=16, description="width of the classifier's weights [bit]")
+    activation_bits: int = Field(default=10, ge=2, le=20, description="width of its activations [bit]")
 
 
 class AnalysisSettings(Settings):
     """The search for a resonance in the diphoton mass spectrum."""
 
-    luminosity: float = Field(10, gt=0, description="integrated luminosity [1/fb]")
-    mass_low: float = Field(105, gt=0, description="lower end of the spectrum [GeV]")
-    mass_high: float = Field(160, gt=0, description="upper end of the spectrum [GeV]")
-    bins: int = Field(55, ge=5, le=400, description="bins of the spectrum [count]")
-    energy_scale: float = Field(0.003, ge=0, description="relative energy-scale uncertainty []")
-    isolation: float = Field(0.1, gt=0, description="largest relative isolation of a photon []")
-    leading_ratio: float = Field(1 / 3, ge=0, description="least pt/mass of the leading photon []")
-    subleading_ratio: float = Field(1 / 4, ge=0, description="least pt/mass of the subleading photon []")
-    tagger_width: int = Field(16, ge=1, le=256, description="hidden units of the photon identification [count]")
+    luminosity: float = Field(default=10, gt=0, description="integrated luminosity [1/fb]")
+    mass_low: float = Field(default=105, gt=0, description="lower end of the spectrum [GeV]")
+    mass_high: float = Field(default=160, gt=0, description="upper end of the spectrum [GeV]")
+    bins: int = Field(default=55, ge=5, le=400, description="bins of the spectrum [count]")
+    energy_scale: float = Field(default=0.003, ge=0, description="relative energy-scale uncertainty []")
+    isolation: float = Field(default=0.1, gt=0, description="largest relative isolation of a photon []")
+    leading_ratio: float = Field(default=1 / 3, ge=0, description="least pt/mass of the leading photon []")
+    subleading_ratio: float = Field(default=1 / 4, ge=0, description="least pt/mass of the subleading photon []")
+    tagger_width: int = Field(default=16, ge=1, le=256, description="hidden units of the photon identification [count]")
 
 
 class SearchSettings(Settings):
     """How the optimum is looked for."""
 
-    starts: int = Field(4, ge=1, le=64, description="designs optimised at once [count]")
-    steps: int = Field(150, ge=10, description="steps of gradient ascent [count]")
-    warmup: int = Field(400, ge=0, description="steps that train the networks at the initial geometry [count]")
-    pareto: int = Field(8, ge=0, le=64, description="points of the front of significance against cost [count]")
-    grid: int = Field(7, ge=0, le=41, description="points a side of the thickness scan around the optimum [count]")
-    seed: int = Field(1, ge=0, description="of every random number []")
+    starts: int = Field(default=4, ge=1, le=64, description="designs optimised at once [count]")
+    steps: int = Field(default=150, ge=10, description="steps of gradient ascent [count]")
+    warmup: int = Field(default=400, ge=0, description="steps that train the networks at the initial geometry [count]")
+    pareto: int = Field(default=8, ge=0, le=64, description="points of the front of significance against cost [count]")
+    grid: int = Field(
+        default=7, ge=0, le=41, description="points a side of the thickness scan around the optimum [count]"
+    )
+    seed: int = Field(default=1, ge=0, description="of every random number []")
 
 
 class HiggsDiphotonSettings(Settings):

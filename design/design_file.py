@@ -32,7 +32,8 @@ def read_design(file: str | Path, study: AbstractStudy, *, progress: Report) -> 
     """The design of a file (or of a run folder), for a study.
 
     Raises:
-        ValueError: the file is missing, not JSON, of another study, or has an unknown parameter or a value out of bounds.
+        ValueError: the file is missing, not JSON, of another study, or names an unknown parameter or a value out of
+            bounds.
     """
     file = Path(file)
     file = file / DESIGN if file.is_dir() else file

@@ -2,8 +2,8 @@ r"""The honest check: an objective on fresh events, with its statistical error.
 
 An objective made of weighted counts is a smooth function of the event weights, even with hard cuts. Its standard error
 follows from one reverse pass (infinitesimal jackknife; Jaeckel 1972): event i has the influence
-$I_i = \partial Z/\partial r_i$ at $r = 1$, where r multiplies its weight, and $\sigma_Z^2 = \sum_i I_i^2$. The error of
-the difference of two designs on the same events is $\sqrt{\sum_i (I_i - I'_i)^2}$, which profits from their correlation.
+$I_i = \partial Z/\partial r_i$ at $r = 1$, where r multiplies its weight, and $\sigma_Z^2 = \sum_i I_i^2$. The error
+of the difference of two designs on the same events is $\sqrt{\sum_i (I_i - I'_i)^2}$: their correlation helps.
 """
 
 import dataclasses

@@ -11,6 +11,7 @@ with the same result:
 6. `front`: the same ascent along a range of one budget, and a scan around the optimum.
 """
 
+import dataclasses
 import importlib.metadata
 import itertools
 import time
@@ -39,7 +40,6 @@ RESULT = "result.json"
 VERSIONS = ("diffhep", "jax", "jaxlib", "equinox", "optax", "optimistix", "numpy", "scipy", "uproot", "hls4ml")
 CHUNK = 10
 AGREE = 0.005  # starts agree when their objectives differ by less than this fraction
-FEASIBLE = 0.005  # relative excess that a start may still have when the exact step takes over
 FRONT_STEPS = 60
 AUDIT_WEIGHTS = 12
 
@@ -82,13 +82,14 @@ class Run:
     def __init__(self, study: AbstractStudy, folder: RunFolder, search: SearchSettings, progress: Report):
         self.study, self.folder, self.search, self.progress = study, folder, search, progress
         self.timing: dict[str, float] = {}
-        self.sensitivities = Sensitivities(study.problem, study.adjustable)
+        self.sensitivities = Sensitivities(study.problem, study.adjustable + study.integers)
 
     def execute(self) -> dict[str, Any]:
         """All phases; returns the result, which is also written to `result.json`."""
         initial = self.stored("initial", self.initial_design, like=None)
         ascended = self.timed("ascent", lambda: self.ascend(initial))
-        best = self.stored("integers", lambda: self.settle_integers(ascended), like=initial)
+        relaxed = self.timed("polish", lambda: self.polish_starts(ascended, initial))
+        best = self.stored("integers", lambda: self.settle_integers(relaxed), like=initial)
         final = self.stored("final", lambda: self.study.settle(best), like=initial)
         judged = self.timed("judge", lambda: self.judge(initial, final))
         front = self.timed("front", lambda: self.front(final, ascended))
@@ -97,13 +98,13 @@ class Run:
             "audit", lambda: audit_study(self.study, final, seed=self.search.seed, progress=self.progress)
         )
         cost = self.timed("cost", lambda: gradient_cost(self.study, final))
-        certificate = certify(self.sensitivities, best)
+        certificate = certify(self.sensitivities, best, held=self.study.integers)
         write_design(self.folder, self.study, final)
         store_classifier(self.folder, self.study.hardware(final))
         pictures = self.timed("pictures", lambda: self.study.pictures(initial, final))
         return {
             **summary(self.study, Designs(initial, best, final), judged, certificate, rows),
-            "starts": ascended.summary(),
+            "starts": relaxed.summary(ascended),
             "front": front,
             "grid": grid,
             "gradient_cost_ratio": cost,
@@ -162,11 +163,29 @@ class Run:
             self.folder.save_tree(file, (state, history))
             self.folder.log({"phase": "ascent", "step": done + CHUNK, "objective": history[done + CHUNK - 1, :, 0]})
             self.progress("gradient ascent", (done + CHUNK) / steps)
-        return Ascended(climb, state, history, self.study.problem.limits)
+        return Ascended(climb, state, history)
 
-    def settle_integers(self, ascended: "Ascended") -> PyTree:
+    def polish_starts(self, ascended: "Ascended", like: PyTree) -> "Starts":
+        """Every start brought to its exact constrained optimum; integers are still relaxed."""
+        lanes, designs, objectives, used = ascended.state.step.shape[0], [], [], []
+        for index in range(lanes):
+            name = f"checkpoints/start{index}.eqx"
+            blank = (like, np.zeros(()), np.zeros(len(self.study.problem.limits)))
+            if self.folder.has(name):
+                design, objective, use = self.folder.load_tree(name, blank)
+            else:
+                p = polish(self.sensitivities, ascended.design(index))
+                design, objective, use = p.design, np.array(p.objective), p.used
+                self.folder.save_tree(name, (design, objective, use))
+            designs.append(design)
+            objectives.append(float(objective))
+            used.append(use)
+            self.progress("exact optima", (index + 1) / lanes)
+        return Starts(designs, np.array(objectives), np.array(used) / self.study.problem.limits - 1)
+
+    def settle_integers(self, starts: "Starts") -> PyTree:
         """The best exact optimum over integer values next to the relaxed ones."""
-        relaxed = ascended.design(ascended.best)
+        relaxed = starts.designs[starts.best]
         params = named_params(relaxed)
         choices = []
         for name in self.study.integers:
@@ -176,7 +195,7 @@ class Run:
         combinations = sorted(set(itertools.product(*choices)))
         for count, values in enumerate(combinations):
             fixed = with_integers(relaxed, dict(zip(self.study.integers, values, strict=True)))
-            found.append(polish(self.sensitivities, fixed))
+            found.append(polish(self.sensitivities, fixed, held=self.study.integers))
             self.progress("integer layouts", (count + 1) / len(combinations))
         met = [p for p in found if np.all(p.used <= self.study.problem.limits)]
         if not met:
@@ -216,7 +235,7 @@ class Run:
             moved = [split(self.study.rescaled(final, float(f)))[0] for f in padded]
             lane_limits = np.tile(limits, (lanes, 1))
             lane_limits[:, 0] *= padded
-            state, outcome = ascended.climb.continue_from(stack(moved), lane_limits, FRONT_STEPS)
+            _, outcome = ascended.climb.continue_from(stack(moved), jnp.asarray(lane_limits), FRONT_STEPS)
             used, value = np.asarray(outcome.used[-1]), np.asarray(outcome.objective[-1])
             points += [{"limit": lane_limits[i, 0], "used": used[i], "objective": value[i]} for i in range(len(chosen))]
             self.progress("Pareto front", min(1.0, (begin + lanes) / count))
@@ -241,32 +260,51 @@ class Ascended:
     Attributes:
         climb, state: the compiled ascent and its last state.
         history: (step, lane, 1 + constraint), objective and used budgets before every step.
-        best: the lane with the largest objective among those within the budgets (to `FEASIBLE`).
     """
 
-    def __init__(self, climb: Ascent, state: AscentState, history: np.ndarray, limits: np.ndarray):
+    def __init__(self, climb: Ascent, state: AscentState, history: np.ndarray):
         self.climb, self.state, self.history = climb, state, history
-        last = history[-1]
-        self.objective = last[:, 0]
-        self.within = np.all(last[:, 1:] <= limits * (1 + FEASIBLE), axis=1)
-        ranked = np.where(self.within, self.objective, -np.inf)
-        self.best = int(np.argmax(ranked if self.within.any() else -np.max(last[:, 1:] / limits, axis=1)))
 
     def design(self, index: int) -> PyTree:
         """The whole design of one lane."""
         return eqx.combine(lane(self.state.trainable, index), self.climb.rest)
 
-    def summary(self) -> dict[str, Any]:
+
+@dataclasses.dataclass(frozen=True)
+class Starts:
+    """The exact optimum that every start led to.
+
+    Attributes:
+        designs, objectives: of each start.
+        excess: (start, constraint), relative; not positive where the budget is met.
+    """
+
+    designs: list[PyTree]
+    objectives: np.ndarray
+    excess: np.ndarray
+
+    @property
+    def within(self) -> np.ndarray:
+        """Whether each start meets every budget."""
+        return np.all(self.excess <= 0, axis=1)
+
+    @property
+    def best(self) -> int:
+        """The start with the largest objective among those within the budgets."""
+        if not self.within.any():
+            return int(np.argmin(self.excess.max(axis=1)))
+        return int(np.argmax(np.where(self.within, self.objectives, -np.inf)))
+
+    def summary(self, ascended: Ascended) -> dict[str, Any]:
         """How many starts there were, and how many agree with the best."""
-        best = self.objective[self.best]
-        agree = self.within & (np.abs(self.objective / best - 1) < AGREE)
+        agree = self.within & (np.abs(self.objectives / self.objectives[self.best] - 1) < AGREE)
         return {
-            "count": len(self.objective),
+            "count": len(self.objectives),
             "agree": int(agree.sum()),
             "tolerance": AGREE,
-            "objectives": self.objective,
+            "objectives": self.objectives,
             "within_budget": self.within,
-            "history": self.history[:, :, 0],
+            "history": ascended.history[:, :, 0],
         }
 
 

@@ -99,6 +99,7 @@ def polish(
     sensitivities: Sensitivities,
     design: PyTree,
     *,
+    held: Sequence[str] = (),
     limits: np.ndarray | None = None,
     max_steps: int = 40,
     tolerance: float = 1e-9,
@@ -109,6 +110,7 @@ def polish(
     Args:
         sensitivities: the compiled problem; its `names` are what moves.
         design: where to start.
+        held: names that stay where they are.
         limits: other limits than the problem's own.
         max_steps: iterations of the solver.
         tolerance: on the change of ln(objective).
@@ -116,14 +118,21 @@ def polish(
     """
     limits = sensitivities.problem.limits if limits is None else np.asarray(limits)
     tightened = limits * (1 - MARGIN)
+    free, raw = moving(sensitivities, held), sensitivities.raw(design)
     cache: dict[bytes, tuple] = {}
     count = 0
 
-    def at(raw: np.ndarray) -> tuple[float, np.ndarray, np.ndarray, np.ndarray]:
-        point = raw.tobytes()
+    def whole(part: np.ndarray) -> np.ndarray:
+        full = raw.copy()
+        full[free] = part
+        return full
+
+    def at(part: np.ndarray) -> tuple[float, np.ndarray, np.ndarray, np.ndarray]:
+        point = part.tobytes()
         if point not in cache:
             cache.clear()
-            cache[point] = sensitivities(raw, design)
+            value, used, slope, rows = sensitivities(whole(part), design)
+            cache[point] = value, used, slope[free], rows[:, free]
         return cache[point]
 
     def report(_: np.ndarray) -> None:
@@ -134,7 +143,7 @@ def polish(
 
     solution = scipy.optimize.minimize(
         lambda r: -np.log(at(r)[0]),
-        sensitivities.raw(design),
+        raw[free],
         jac=lambda r: -at(r)[2] / at(r)[0],
         method="SLSQP",
         constraints=[
@@ -150,12 +159,17 @@ def polish(
     objective, used, _, _ = at(solution.x)
     feasible = bool(np.all(used <= limits))
     return Polished(
-        with_values(design, sensitivities.names, solution.x),
+        with_values(design, sensitivities.names, whole(solution.x)),
         objective,
         used,
         bool(solution.success) and feasible,
         str(solution.message),
     )
+
+
+def moving(sensitivities: Sensitivities, held: Sequence[str]) -> np.ndarray:
+    """Mask of the names that are not held."""
+    return np.array([name not in held for name in sensitivities.names])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,22 +190,28 @@ class Certificate:
 
 
 def certify(
-    sensitivities: Sensitivities, design: PyTree, *, limits: np.ndarray | None = None, active: float = ACTIVE
+    sensitivities: Sensitivities,
+    design: PyTree,
+    *,
+    held: Sequence[str] = (),
+    limits: np.ndarray | None = None,
+    active: float = ACTIVE,
 ) -> Certificate:
     """Multipliers and residual of the Karush-Kuhn-Tucker conditions at a design.
 
     Args:
         sensitivities: the compiled problem.
         design: the design.
+        held: names that count as constants, such as integers.
         limits: other limits than the problem's own.
         active: a constraint counts as active within this relative distance of its limit.
     """
     limits = sensitivities.problem.limits if limits is None else np.asarray(limits)
     objective, used, slope, rows = sensitivities(sensitivities.raw(design), design)
     over = np.asarray(excess(jnp.asarray(used), jnp.asarray(limits)))
-    binding = over > -active
-    scaled = rows / limits[:, None]
-    gradient = slope / objective
+    binding, free = over > -active, moving(sensitivities, held)
+    scaled = rows[:, free] / limits[:, None]
+    gradient = slope[free] / objective
     multipliers = np.zeros(len(limits))
     if binding.any():
         multipliers[binding], _ = scipy.optimize.nnls(scaled[binding].T, gradient)

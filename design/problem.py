@@ -1,7 +1,7 @@
 """What is optimised: an objective, its constraints, and the parameters they depend on.
 
-A `Problem` is a pure function `evaluate(design, context) -> Outcome` of a tree of `Param`s, the events and keys it needs
-(its context), and the names of its constraints. Everything in `diffhep.design` works on a Problem; studies make them.
+A `Problem` is a pure function `evaluate(design, context) -> Outcome` of a tree of `Param`s, the events it needs (its
+context), and the names of its constraints. Everything in `diffhep.design` works on a Problem; studies make them.
 The context is an argument of every compiled function, never a constant in it: the compiler would spend minutes on
 folding events and random numbers into the program.
 """

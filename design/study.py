@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import PRNGKeyArray, PyTree
 
-from diffhep.design.config import Settings
 from diffhep.design.honest import Measured
 from diffhep.design.problem import Outcome, Problem, shortfalls
 
@@ -32,7 +31,7 @@ class AbstractStudy(abc.ABC):
     """
 
     name: str
-    settings: Settings
+    settings: Any
     problem: Problem
     integers: tuple[str, ...]
     adjustable: tuple[str, ...]

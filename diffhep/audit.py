@@ -8,7 +8,6 @@ error of fourth order in the step, and the step is chosen from a short ladder by
 import dataclasses
 from collections.abc import Callable
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -75,8 +74,8 @@ def audit(
 
     Args:
         value_at: (trainable part, rest, *context) -> scalar, the two parts as `split` makes them; deterministic.
-        value_and_grad: the same function's value and gradient with respect to the trainable part. Both are called often:
-            pass them compiled.
+        value_and_grad: the same function's value and gradient with respect to the trainable part. Both are called
+            often: pass them compiled.
         design: where to compare. All Params are compared, frozen ones too.
         context: further arguments: events, keys.
         weights: how many randomly chosen elements of the remaining arrays (network weights) are compared.
@@ -144,8 +143,9 @@ class Label:
 
 def compared(trainable: PyTree, weights: int, seed: int) -> list[tuple[int, tuple[int, ...], Label]]:
     """All elements of Params, and a random choice of the other elements: (leaf index, element, label)."""
-    chosen, others, index = [], [], 0
-    for path, node in jax.tree_util.tree_leaves_with_path(trainable, is_leaf=is_param):
+    chosen, others = [], []
+    # a Param has one leaf, its raw value: positions among the nodes are positions among the leaves
+    for index, (path, node) in enumerate(jax.tree_util.tree_leaves_with_path(trainable, is_leaf=is_param)):
         name = path_name(path)
         if isinstance(node, Param):
             label = Label(name, node.role, node.unit, node.slope())
@@ -153,7 +153,6 @@ def compared(trainable: PyTree, weights: int, seed: int) -> list[tuple[int, tupl
         else:
             label = Label(name, "weight", "", None)
             others += [(index, i, indexed(label, i)) for i in np.ndindex(jnp.shape(node))]
-        index += 1
     picks = np.random.default_rng(seed).permutation(len(others))[:weights]
     return chosen + [others[i] for i in np.sort(picks)]
 

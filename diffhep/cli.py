@@ -429,9 +429,8 @@ def print_outcome(result: dict[str, Any], page: Path) -> None:
         if p["role"] in ("geometry", "threshold"):
             print(f"  {name:24s} {p['initial']:10.4g} -> {p['final']:10.4g} {p['unit']}")
     for name, c in result["constraints"].items():
-        print(
-            f"  {name:24s} {c['value']:10.4g} of {c['limit']:.4g} {c['unit']}; one more is worth {c['multiplier']:.3g} in Z"
-        )
+        worth = f"one more is worth {c['multiplier']:.3g} in Z"
+        print(f"  {name:24s} {c['value']:10.4g} of {c['limit']:.4g} {c['unit']}; {worth}")
     print(f"report: {page}")
 
 

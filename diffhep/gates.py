@@ -17,6 +17,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+from jax.core import Tracer
 from jaxtyping import Array, Float, PRNGKeyArray
 
 
@@ -30,7 +31,7 @@ class AbstractGate(eqx.Module):
 
 def check_width(width: float | Array) -> None:
     """Refuse a width that is not positive (traced widths cannot be checked)."""
-    if not isinstance(width, jax.core.Tracer) and isinstance(width, int | float) and not width > 0:
+    if not isinstance(width, Tracer) and isinstance(width, int | float) and not width > 0:
         msg = f"gate width must be positive, got {width}; use Hard for a step"
         raise ValueError(msg)
 

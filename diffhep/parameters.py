@@ -6,13 +6,14 @@ same tree. A `Param` stores it unconstrained and of order one, so that one optim
 """
 
 from collections.abc import Callable
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import paramax
+from jax.core import Tracer
 from jaxtyping import Array, Float, PyTree
 
 Role = Literal["geometry", "threshold", "nuisance", "weight"]
@@ -72,15 +73,18 @@ class Param(paramax.AbstractUnwrappable[Array]):
 
     def at(self, value: float | np.ndarray | Array) -> "Param":
         """The same parameter with another physical value; a ValueError if that lies outside the bounds."""
-        return Param(
-            value, unit=self.unit, role=self.role, bounds=self.bounds, scale=self.scale, frozen=self.frozen
-        )
+        return Param(value, unit=self.unit, role=self.role, bounds=self.bounds, scale=self.scale, frozen=self.frozen)
 
     def freeze(self, *, frozen: bool = True) -> "Param":
         """The same parameter, kept out of (or, with `frozen=False`, put back into) the trainable part."""
-        return Param(
-            self.unwrap(), unit=self.unit, role=self.role, bounds=self.bounds, scale=self.scale, frozen=frozen
-        )
+        return Param(self.unwrap(), unit=self.unit, role=self.role, bounds=self.bounds, scale=self.scale, frozen=frozen)
+
+
+if TYPE_CHECKING:
+    Scalar = Any
+else:
+    # a Param while a design is made and moved, an array inside the loss, where `resolve` has been called
+    Scalar = Float[Array, ""] | Param | float
 
 
 def to_raw(
@@ -93,7 +97,7 @@ def to_raw(
     if bounds is None:
         return value / scale
     low, high = bounds
-    if not isinstance(value, jax.core.Tracer) and not bool(jnp.all((low < value) & (value < high))):
+    if not isinstance(value, Tracer) and not bool(jnp.all((low < value) & (value < high))):
         msg = f"value {np.asarray(value)} {unit} outside its bounds ({low}, {high}) {unit}".replace("  ", " ")
         raise ValueError(msg)
     fraction = (value - low) / (high - low)

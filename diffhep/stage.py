@@ -22,7 +22,7 @@ def fold_name(key: PRNGKeyArray | None, name: str) -> PRNGKeyArray | None:
     """
     if key is None:
         return None
-    if not jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key):
+    if not jax.numpy.issubdtype(key.dtype, jax.dtypes.prng_key):
         msg = f"a typed key is wanted (jax.random.key(seed)), got an array of {key.dtype}"
         raise TypeError(msg)
     return jr.fold_in(key, zlib.crc32(name.encode()) & 0x7FFFFFFF)

@@ -44,7 +44,7 @@ def menu(**gates: Any) -> DiphotonMenu:
     return DiphotonMenu(
         Param(38.0, unit="GeV", role="threshold", bounds=(18.0, 100.0)),
         Param(27.0, unit="GeV", role="threshold", bounds=(14.0, 80.0)),
-        DenseClassifier.init((10, 4, 1), key=jr.key(3)),
+        DenseClassifier.init((5, 4, 1), key=jr.key(3)),
         **gates,
     )
 
@@ -82,9 +82,9 @@ def reconstruct() -> Case:
 
 
 def chain() -> Case:
-    stages = {"calorimeter": lead_stack(), "reconstruction": PhotonReconstruction(lambda e: 0.01 + 0 * e)}
-    tagger = PhotonTagger.init(8, width=4, depth=1, key=jr.key(2))
-    return on_stage(Chain({**stages, "tagger": tagger, "menu": menu()}), photons(), jr.key(4))
+    # in an order that is not that of the alphabet
+    reconstruction, tagger = PhotonReconstruction(lambda e: 0.01 + 0 * e), PhotonTagger.init(8, width=4, key=jr.key(2))
+    return on_stage(Chain({"reconstruction": reconstruction, "tagger": tagger, "menu": menu()}), measured(), jr.key(4))
 
 
 def soft_counts() -> Case:

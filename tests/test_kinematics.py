@@ -1,5 +1,7 @@
 """Kinematics against the `vector` package, boosts, and the edges where a naive formula has no derivative."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -35,7 +37,7 @@ def four_vector(particle):
 
 @given(massless(), massless())
 def test_diphoton_mass_is_vectors(one, two):
-    pair = four_vector(one) + four_vector(two)
+    pair: Any = four_vector(one) + four_vector(two)
     # vector subtracts squared momenta from squared energies: it loses E^2 eps in m^2, ours does not
     assert at(diphoton_mass, *one, *two) ** 2 == pytest.approx(pair.mass2, rel=1e-12, abs=32 * EPS * pair.energy**2)
 

@@ -1,6 +1,6 @@
 """`import diffhep` and `diffhep --help` do not wait for JAX, and every name of the top level resolves."""
 
-import importlib
+import importlib.util
 import json
 import subprocess
 import sys

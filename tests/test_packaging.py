@@ -40,6 +40,12 @@ def test_git_keeps_the_links_as_links(root, name):
     assert git(root, "cat-file", "blob", blob) == f"../{name}"
 
 
+@pytest.mark.parametrize("name", LINKS)
+def test_a_clone_has_the_folders_the_links_lead_to(root, name):
+    # git keeps no empty folder: the link would lead nowhere, and neither a wheel nor the layer check could be made
+    assert git(root, "ls-files", "--cached", "--others", "--exclude-standard", f"{name}/*.py")
+
+
 def test_nothing_that_is_built_is_in_git(root):
     built = ("__pycache__/", ".venv/", "dist/", ".jax_cache/", ".hypothesis/", "runs/")
     assert [f for f in git(root, "ls-files").splitlines() if any(part in f"{f}/" for part in built)] == []

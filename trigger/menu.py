@@ -4,27 +4,23 @@ The menu multiplies event weights by its acceptance. With `Soft` gates it is dif
 classifier and everything upstream; with `Hard` gates and the quantised classifier it is the real trigger.
 """
 
-from collections.abc import Callable
-
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from diffhep.events import Events
 from diffhep.gates import AbstractGate, Soft
-from diffhep.parameters import Param
+from diffhep.parameters import Scalar
 from diffhep.stage import AbstractStage
+from diffhep.trigger.classifier import DenseClassifier, QuantisedClassifier
 
-Scalar = Float[Array, ""] | Param | float
-
-
-TRIGGER_SUMS = 4
+TRIGGER_SUMS = 4  # coarse sums a candidate's readout groups are added up to
 
 
 def trigger_features(events: Events) -> Float[Array, "event object feature"]:
     """What the trigger knows of a candidate: four longitudinal shares of its energy, and pt/64 GeV, within [0, 4).
 
-    A trigger reads coarse sums: neighbouring readout groups are added up, and there is no lateral shape. A division by a
-    power of two costs nothing in hardware; values out of range saturate.
+    A trigger reads coarse sums: neighbouring readout groups are added up, and there is no lateral shape. A division by
+    a power of two costs nothing in hardware; values out of range saturate.
 
     Raises:
         ValueError: the number of readout groups is not a multiple of four.
@@ -50,7 +46,7 @@ class DiphotonMenu(AbstractStage):
 
     leading: Scalar
     subleading: Scalar
-    classifier: Callable[[Float[Array, "*shape feature"]], Float[Array, "*shape"]]
+    classifier: DenseClassifier | QuantisedClassifier
     energy_gate: AbstractGate = Soft(0.5)
     score_gate: AbstractGate = Soft(0.25)
 

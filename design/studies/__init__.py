@@ -1,11 +1,12 @@
 """The shipped studies, by name."""
 
+from typing import Any
+
 from diffhep.design.config import STUDIES as STUDIES
-from diffhep.design.config import Settings
 from diffhep.design.study import AbstractStudy
 
 
-def open_study(name: str, settings: Settings) -> AbstractStudy:
+def open_study(name: str, settings: Any) -> AbstractStudy:
     """The study of that name with its data read.
 
     Raises:

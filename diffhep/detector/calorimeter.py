@@ -18,7 +18,6 @@ The energy of a shower is read out in `readouts` groups of layers of equal depth
 """
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
@@ -36,11 +35,9 @@ from diffhep.detector.shower import (
 )
 from diffhep.events import Events
 from diffhep.kinematics import safe_sqrt, wrap_phi
-from diffhep.parameters import Param
+from diffhep.parameters import Scalar
 from diffhep.stage import AbstractStage
 from diffhep.units import MeV
-
-Scalar = Float[Array, ""] | Param | float
 
 SCALE_ENERGY = 21.2 * MeV  # E_s of the Moliere radius
 CONTAINMENT = float(np.sqrt(2 * np.log(10)))  # radius of 90 % containment over the width of a 2-d Gaussian

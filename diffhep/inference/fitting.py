@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
@@ -141,3 +142,90 @@ def variance_of(hessian: Float[Array, "par par"], index: int) -> Float[Array, ""
     # what is left after a complete cancellation is rounding
     known = precision > 1e-12 * hessian[index, index]
     return jnp.where(known, 1 / jnp.where(known, precision, 1.0), jnp.inf)
+
+
+def fit_each(
+    model: AbstractModel,
+    data: PyTree,
+    values: Float[Array, "fit parameter"],
+    held: Bool[ArrayLike, "fit parameter"],
+    *,
+    start: Float[Array, "fit parameter"] | None = None,
+    tolerance: float = 1e-9,
+    max_steps: int = 100,
+) -> Fit:
+    """Several fits of one model in one loop: row by row, each with its own data and its own parameters held.
+
+    This is what tests, scans, impacts and limits are made of: XLA compiles one loop instead of one for every fit.
+
+    Args:
+        model: the model, the same for all.
+        data: data with one more axis in front.
+        values: values of the parameters that are held; those of the others are not used.
+        held: which are held.
+        start: start values, default the model's.
+        tolerance: as in `fit`.
+        max_steps: as in `fit`.
+
+    Returns:
+        A `Fit` whose arrays have one more axis in front.
+    """
+    require_float64(model.init)
+    count, size = values.shape
+    always = np.isin(np.array(model.names), model.fixed)
+    held = jnp.asarray(held) | always
+    values = jnp.where(always, model.init, values)
+    start = jnp.broadcast_to(model.init, (count, size)) if start is None else start
+
+    def objective(x: Array, args: PyTree) -> Array:
+        model, data, values, held = args
+        return model.nll(jnp.where(held, values, x), data)
+
+    def derivatives(x: Array, args: PyTree) -> tuple[Array, Array, Array]:
+        model, data, values, held = args
+        value, gradient, hessian = model.derivatives(jnp.where(held, values, x), data)
+        gradient = jnp.where(held, 0.0, gradient)
+        hessian = jnp.where(held | held[:, None], 0.0, hessian) + jnp.diag(jnp.where(held, 1.0, 0.0))
+        return value, gradient, hessian
+
+    def one(data: PyTree, values: Array, held: Array, start: Array) -> Fit:
+        found = minimise(
+            objective,
+            start,
+            (model, data, values, held),
+            derivatives=derivatives,
+            lower=jnp.where(held, -jnp.inf, model.lower),
+            upper=jnp.where(held, jnp.inf, model.upper),
+            tolerance=tolerance,
+            max_steps=max_steps,
+        )
+        return Fit(
+            theta=jnp.where(held, values, found.theta),
+            nll=found.value,
+            gradient_norm=found.gradient_norm,
+            converged=found.converged,
+            steps=found.steps,
+            status=found.status,
+            at_bound=found.at_bound,
+            names=model.names,
+        )
+
+    return jax.vmap(one)(data, values, held, start)
+
+
+def stack(*trees: PyTree) -> PyTree:
+    """Data sets of one shape, with one more axis in front."""
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def repeat(tree: PyTree, count: int) -> PyTree:
+    """One data set, `count` times."""
+    return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (count, *jnp.shape(leaf))), tree)
+
+
+def poi_of(model: AbstractModel) -> int:
+    """Index of the parameter of interest, or one line that says there is none."""
+    if model.poi < 0:
+        msg = f"the model has no parameter of interest; its parameters are {', '.join(model.names)}"
+        raise ValueError(msg)
+    return model.poi

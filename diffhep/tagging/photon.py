@@ -35,6 +35,12 @@ def photon_features(
     return jnp.concatenate([4 * readout_fractions(events), scalars], axis=-1)
 
 
+def affine(layer: eqx.nn.Linear, x: Float[Array, "*shape n"]) -> Float[Array, "*shape m"]:
+    """A dense layer on a whole batch: one matrix product takes half the time of vmapped matrix-vector products."""
+    y = x @ layer.weight.T
+    return y if layer.bias is None else y + layer.bias
+
+
 class PhotonTagger(AbstractStage):
     """Adds `photon_score`, the logit of being a prompt photon, to every object.
 
@@ -58,9 +64,8 @@ class PhotonTagger(AbstractStage):
         """The score of each row of features."""
         x = features
         for layer in self.layers[:-1]:
-            # one matrix product for the whole batch: half the time of vmapped matrix-vector products
-            x = jnp.tanh(x @ layer.weight.T + layer.bias)
-        return (x @ self.layers[-1].weight.T + self.layers[-1].bias)[..., 0]
+            x = jnp.tanh(affine(layer, x))
+        return affine(self.layers[-1], x)[..., 0]
 
     def __call__(self, x: Events, *, key: PRNGKeyArray | None = None) -> Events:
         """The events with `photon_score` added."""

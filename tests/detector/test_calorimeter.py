@@ -26,7 +26,13 @@ DEPTH, ENERGY = 250.0, 60.0  # mm, GeV
 
 
 def stack(absorber, active, layers, **options):
-    return SamplingCalorimeter(*(jnp.asarray(x, dtype=float) for x in (absorber, active, layers)), **options)
+    absorber, active, layers = (jnp.asarray(x, dtype=float) for x in (absorber, active, layers))
+    return SamplingCalorimeter(absorber, active, layers, **options)
+
+
+def zero(slope, low, high):
+    """Where a slope changes sign."""
+    return float(brentq(lambda t: float(slope(t)), low, high, xtol=1e-10))  # type: ignore[arg-type]
 
 
 @functools.partial(jax.jit, static_argnames="offset")
@@ -68,7 +74,7 @@ def test_half_a_millimetre_beside_the_optimum(shift, wanted):
 def test_a_gradient_method_finds_the_optimum_of_25_layers(offset, absorber, active, wanted):
     slope = jax.jit(jax.grad(lambda t: resolution(t, DEPTH / 25 - t, 25.0, offset)))
     # the derivative changes sign once between the two ends
-    found = brentq(lambda t: float(slope(t)), 2.0, 9.0, xtol=1e-9)
+    found = zero(slope, 2.0, 9.0)
     assert found == pytest.approx(absorber, abs=1e-5)
     assert DEPTH / 25 - found == pytest.approx(active, abs=1e-5)
     assert float(resolution(found, DEPTH / 25 - found, 25.0, offset)) == pytest.approx(wanted, abs=5e-5)
@@ -89,9 +95,9 @@ def best(layers, cost):
     """Resolution and thicknesses of the best stack: where the derivative along the budget changes sign."""
     slope, objective = constrained_slope()
     n = float(layers)
-    # at the corner where both budgets bind the slope jumps; brentq then finds the corner
+    # at the corner where both budgets bind the slope jumps, and the sign changes there
     low, high = 0.31, min(DEPTH / n, (cost / n - 1) / 0.02) - 0.31
-    t = brentq(lambda t: float(slope(t, n, cost)), low, high, xtol=1e-10)
+    t = zero(lambda t: slope(t, n, cost), low, high)
     return float(objective(t, n, cost)), t, float(active_within(t, n, cost))
 
 
@@ -183,7 +189,7 @@ def test_events_have_the_resolution_of_the_formula(design, energy):
     # the response samples what was deposited, E (1 - f), and is divided by 1 - f; the formula samples E
     mean, leak = (float(v) for v in calorimeter.leakage(jnp.asarray(energy)))
     sampled = float(calorimeter.stochastic_term()) ** 2 / energy / (1 - mean)
-    noise = float(calorimeter.layers) * calorimeter.noise**2 / (energy * (1 - mean)) ** 2
+    noise = design[2] * calorimeter.noise**2 / (energy * (1 - mean)) ** 2
     expected = np.sqrt(sampled + noise + (leak / (1 - mean)) ** 2 + calorimeter.constant_term**2)
     assert abs(sigma - expected) < 3 * error
     # that is the whole difference: half the mean leakage, relative, at most

@@ -30,24 +30,29 @@ def events_with(pt):
     return Events({**events.fields, "pt": pt}, pt > 0, jnp.ones(pt.shape[0]))
 
 
-def test_features_are_fractions_width_and_pt():
+def test_features_are_coarse_shares_and_pt():
     events = measured()
-    features = np.asarray(trigger_features(events))
-    assert features.shape == (4, 2, 10)
-    assert_allclose(features[..., :8].sum(-1), 1.0, rtol=1e-14)
-    assert_allclose(features[..., 8], np.asarray(events["width"]) / 16, rtol=1e-15)
-    assert_allclose(features[..., 9], np.asarray(events["pt"]) / 64, rtol=1e-15)
+    features, energy = np.asarray(trigger_features(events)), np.asarray(events["readout_energy"])
+    assert features.shape == (4, 2, 5)
+    for i in range(4):
+        pair = energy[..., 2 * i] + energy[..., 2 * i + 1]
+        assert_allclose(features[..., i], pair / energy.sum(-1), rtol=1e-14)
+    assert_allclose(features[..., 4], np.asarray(events["pt"]) / 64, rtol=1e-15)
 
 
 @pytest.mark.parametrize("pt", [0.0, 1e6])
 def test_features_saturate(pt):
     events = measured()
-    extreme = events.with_fields({"pt": jnp.full((4, 2), pt), "width": jnp.full((4, 2), 1e4)})
-    features = np.asarray(trigger_features(extreme))
-    assert features.min() >= 0.0
-    assert features.max() == LIMIT
-    negative = trigger_features(events.with_fields({"readout_energy": -events["readout_energy"]}))
-    assert float(negative[..., :8].max()) == 0.0
+    features = np.asarray(trigger_features(events.with_fields({"pt": jnp.full((4, 2), pt)})))
+    assert set(features[..., 4].ravel()) == {min(pt, LIMIT)}
+    spike = events.with_fields({"readout_energy": jnp.tile(jnp.array([99.0, 0, -98.0, 0, 0, 0, 0, 0]), (4, 2, 1))})
+    assert set(np.unique(trigger_features(spike)[..., :4])) == {0.0, LIMIT}
+
+
+@pytest.mark.parametrize("readouts", [1, 6, 9])
+def test_readout_groups_that_cannot_be_paired_are_refused(readouts):
+    with pytest.raises(ValueError, match=f"readout groups must be a multiple of 4, got {readouts}"):
+        trigger_features(measured(readouts=readouts))
 
 
 @given(st.floats(19, 90), st.floats(15, 70), st.floats(-3, 3))
@@ -104,7 +109,7 @@ def test_weights_are_multiplied_and_fields_kept():
 def test_raising_a_threshold_never_accepts_more(threshold, raised):
     events = measured(30)
     positive = Events(events.fields, events.mask, jnp.ones(30))
-    classifier = DenseClassifier.init((10, 4, 1), key=jr.key(0))
+    classifier = DenseClassifier.init((5, 4, 1), key=jr.key(0))
     for gate in (Soft(0.5), Hard()):
         accepted = [
             np.asarray(DiphotonMenu(a, b, classifier, gate, gate)(positive).weight)

@@ -18,12 +18,10 @@ from diffhep.gates import AbstractGate, Hard, Soft
 from diffhep.histogram import counts, variances
 from diffhep.inference import discovery_significance, resonance_search, smooth_counts
 from diffhep.kinematics import safe_div
-from diffhep.parameters import Param
+from diffhep.parameters import Scalar
 from diffhep.reconstruction import PhotonReconstruction, leading_pair, pair_mass
 from diffhep.tagging import PhotonTagger
 from diffhep.trigger import DiphotonMenu
-
-Scalar = Float[Array, ""] | Param
 
 
 class Nuisances(eqx.Module):

@@ -1,12 +1,12 @@
 """H -> gamma gamma: the calorimeter, trigger and networks that find the Higgs boson best, within a budget.
 
-Events are Pythia 8 pp collisions at 13 TeV. The parameters are the thickness of absorber and scintillator, the number of
-layers, two trigger thresholds, the photon-identification cut and two networks; the objective is the expected discovery
-significance of the diphoton mass spectrum; the budgets are cost, depth and trigger rate.
+Events are Pythia 8 pp collisions at 13 TeV. The parameters are the thickness of absorber and scintillator, the number
+of layers, two trigger thresholds, the photon-identification cut and two networks; the objective is the expected
+discovery significance of the diphoton mass spectrum; the budgets are cost, depth and trigger rate.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -47,6 +47,7 @@ INPUT_FORMAT = FixedPoint(k=0, i=2, f=8)
 class HiggsDiphoton(AbstractStudy):
     """The study; see the module's text."""
 
+    settings: HiggsDiphotonSettings
     name = "higgs-diphoton"
     objective_name = "expected discovery significance Z"
     integers = (LAYERS,)
@@ -203,7 +204,7 @@ class HiggsDiphoton(AbstractStudy):
         """The classifier in fixed point, with formats that cover its inputs and activations on the design sample."""
         t = self.settings.trigger
         return quantised(
-            design.menu.classifier,
+            cast("DenseClassifier", design.menu.classifier),
             input_format=INPUT_FORMAT,
             weight_bits=t.weight_bits,
             activation_bits=t.activation_bits,
@@ -267,7 +268,7 @@ class HiggsDiphoton(AbstractStudy):
 
     def pictures(self, initial: Experiment, final: Experiment) -> Mapping[str, Any]:
         """Spectra, resolution terms, turn-on and rate curves."""
-        return pictures(self, initial, final)
+        return pictures(cast("HiggsDiphoton", self), initial, final)
 
     def provenance(self) -> Mapping[str, Any]:
         """Files, processes, cross-sections and seeds of the samples."""

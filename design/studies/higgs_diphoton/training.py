@@ -30,7 +30,7 @@ def stagewise(experiment: Experiment, spectrum: Spectrum, data: Data, *, steps: 
     def loss(pair: tuple) -> Float[Array, ""]:
         tagger, classifier = pair
         logits = tagger.logit(offline), classifier(online)[..., 0]
-        return sum(jnp.sum(weight * optax.sigmoid_binary_cross_entropy(x, label)) for x in logits)
+        return jnp.sum(weight * sum(optax.sigmoid_binary_cross_entropy(x, label) for x in logits))
 
     trainable, rest = eqx.partition(networks, eqx.is_inexact_array)
     adam = optax.adam(optax.cosine_decay_schedule(0.02, max(steps, 1), alpha=0.05))

@@ -1,0 +1,241 @@
+r"""Hypothesis tests from profile-likelihood ratios, in the asymptotic approximation (Cowan et al., arXiv:1007.1727).
+
+Test statistics, with $t(\mu) = 2[\mathrm{nll}(\mu, \hat{\hat\theta}) - \mathrm{nll}(\hat\mu, \hat\theta)]$:
+
+- $q_0$ (eq. 12): t(0) for a best fit above 0, otherwise 0;
+- $q_\mu$ (eq. 14): t(mu) for a best fit below mu, otherwise 0;
+- $\tilde q_\mu$ (eq. 16): the same, with the best fit replaced by 0 where it is negative.
+
+CLs is the ratio of tail probabilities (A. L. Read, J. Phys. G 28 (2002) 2693). Asimov data sets are post-fit: expected
+main and auxiliary data at the conditional fit to the observed ones, with mu = 0 for limits and mu = 1 for discoveries.
+
+Derivatives: of q by the envelope theorem, of the Asimov data by the implicit function theorem. Where q is 0 (a best fit
+on the wrong side, or no signal), q and sqrt(q) have gradient 0. Where the best fit sits on its bound, it stays there.
+"""
+
+from typing import Literal
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import log_ndtr
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float, PyTree
+
+from diffhep.inference.asymptotics import root_of_q
+from diffhep.inference.fitting import fit_each, poi_of, repeat, stack
+from diffhep.inference.likelihood import AbstractModel
+
+Statistic = Literal["q", "qtilde"]
+BANDS = np.array([2.0, 1.0, 0.0, -1.0, -2.0])
+
+
+class HypothesisTest(eqx.Module):
+    """Result of testing one signal strength.
+
+    Attributes:
+        mu: the strength tested.
+        observed: observed CLs; its complement is the confidence level at which mu is excluded.
+        expected: expected CLs if there is no signal, at -2, -1, 0, +1, +2 standard deviations (smallest first).
+        cl_sb: p-value of signal and background.
+        cl_b: p-value of background alone.
+        q: observed test statistic.
+        q_asimov: its median if there is no signal.
+        mu_hat: best fit of the strength.
+        converged: whether all fits converged; without it the numbers mean nothing.
+        gradient_norm: largest gradient of the fits.
+    """
+
+    mu: Float[Array, ""]
+    observed: Float[Array, ""]
+    expected: Float[Array, "5"]
+    cl_sb: Float[Array, ""]
+    cl_b: Float[Array, ""]
+    q: Float[Array, ""]
+    q_asimov: Float[Array, ""]
+    mu_hat: Float[Array, ""]
+    converged: Bool[Array, ""]
+    gradient_norm: Float[Array, ""]
+
+
+class DiscoveryTest(eqx.Module):
+    """Result of testing the background-only hypothesis.
+
+    Attributes:
+        observed: significance of the observed data, sqrt(q0).
+        expected: median significance of a signal of nominal strength, nuisance parameters fitted to the data.
+        p_value: of the background-only hypothesis.
+        q0: observed test statistic.
+        mu_hat: best fit of the strength.
+        converged: whether all fits converged.
+        gradient_norm: largest gradient of the fits.
+    """
+
+    observed: Float[Array, ""]
+    expected: Float[Array, ""]
+    p_value: Float[Array, ""]
+    q0: Float[Array, ""]
+    mu_hat: Float[Array, ""]
+    converged: Bool[Array, ""]
+    gradient_norm: Float[Array, ""]
+
+
+def hypothesis_test(
+    model: AbstractModel, data: PyTree, mu: Float[ArrayLike, ""] = 1.0, *, statistic: Statistic = "qtilde"
+) -> HypothesisTest:
+    """CLs of a signal strength with its expected bands.
+
+    Args:
+        model: the model, float64.
+        data: observed data.
+        mu: the strength to test, positive.
+        statistic: "qtilde" (the default of the field) or "q".
+
+    Raises:
+        ValueError: no parameter of interest, single precision, an unknown statistic.
+
+    >>> from diffhep.inference import histfactory
+    >>> signal = {"name": "s", "data": [12.0, 11.0], "modifiers": [{"name": "mu", "type": "normfactor", "data": None}]}
+    >>> unc = {"name": "db", "type": "shapesys", "data": [3.0, 7.0]}
+    >>> background = {"name": "b", "data": [50.0, 52.0], "modifiers": [unc]}
+    >>> model = histfactory([{"name": "SR", "samples": [signal, background]}])
+    >>> result = hypothesis_test(model, model.data([51.0, 48.0]))
+    >>> round(float(result.observed), 8), [round(float(x), 4) for x in result.expected]
+    (0.05251553, [0.0026, 0.0138, 0.0645, 0.2353, 0.573])
+    """
+    mu, poi = jnp.asarray(mu, dtype=float), poi_of(model)
+    _check(statistic)
+    values = _at(model, jnp.stack([mu, mu, jnp.zeros_like(mu)]))
+    first = fit_each(model, repeat(data, 3), values, _holding(model, [False, True, True]))
+    asimov = model.asimov(first.theta[2], data)
+    second = fit_each(model, repeat(asimov, 1), values[:1], _holding(model, [True]), start=first.theta[1:2])
+    q, q_asimov = statistics(mu, first.theta[0, poi], first.nll[0], first.nll[1], first.nll[2], statistic), 2 * second.nll[0]
+    log_sb, log_b = tails(q, q_asimov, statistic)
+    return HypothesisTest(
+        mu=mu,
+        observed=jnp.exp(log_sb - log_b),
+        expected=jnp.exp(expected_log_cls(q_asimov)),
+        cl_sb=jnp.exp(log_sb),
+        cl_b=jnp.exp(log_b),
+        q=q,
+        q_asimov=q_asimov,
+        mu_hat=first.theta[0, poi],
+        converged=jnp.all(first.converged) & jnp.all(second.converged),
+        gradient_norm=jnp.maximum(jnp.max(first.gradient_norm), jnp.max(second.gradient_norm)),
+    )
+
+
+def discovery_test(model: AbstractModel, data: PyTree) -> DiscoveryTest:
+    """Observed and expected significance of an excess over the background.
+
+    Args:
+        model: the model, float64.
+        data: observed data.
+
+    Raises:
+        ValueError: no parameter of interest, single precision.
+    """
+    poi = poi_of(model)
+    values = _at(model, jnp.array([1.0, 0.0, 1.0]))
+    first = fit_each(model, repeat(data, 3), values, _holding(model, [False, True, True]))
+    asimov = model.asimov(first.theta[2], data)
+    second = fit_each(model, repeat(asimov, 1), values[1:2], _holding(model, [True]), start=first.theta[1:2])
+    mu_hat = first.theta[0, poi]
+    q0 = _positive(jnp.where(mu_hat >= 0, 2 * (first.nll[1] - first.nll[0]), 0.0))
+    return DiscoveryTest(
+        observed=root_of_q(q0),
+        expected=root_of_q(2 * second.nll[0]),
+        p_value=jnp.exp(log_ndtr(-root_of_q(q0))),
+        q0=q0,
+        mu_hat=mu_hat,
+        converged=jnp.all(first.converged) & jnp.all(second.converged),
+        gradient_norm=jnp.maximum(jnp.max(first.gradient_norm), jnp.max(second.gradient_norm)),
+    )
+
+
+def infer(
+    model: AbstractModel, data: PyTree, mu: Float[ArrayLike, ""] = 1.0, *, statistic: Statistic = "qtilde"
+) -> tuple[HypothesisTest, DiscoveryTest]:
+    """`hypothesis_test` and `discovery_test` together, sharing their fits: six in two loops."""
+    mu, poi = jnp.asarray(mu, dtype=float), poi_of(model)
+    _check(statistic)
+    zero, one = jnp.zeros_like(mu), jnp.ones_like(mu)
+    values = _at(model, jnp.stack([mu, mu, zero, one]))
+    first = fit_each(model, repeat(data, 4), values, _holding(model, [False, True, True, True]))
+    asimov = stack(model.asimov(first.theta[2], data), model.asimov(first.theta[3], data))
+    tested = _at(model, jnp.stack([mu, zero]))
+    second = fit_each(model, asimov, tested, _holding(model, [True, True]), start=first.theta[1:3])
+    mu_hat = first.theta[0, poi]
+    q = statistics(mu, mu_hat, first.nll[0], first.nll[1], first.nll[2], statistic)
+    q_asimov, q0 = 2 * second.nll[0], _positive(jnp.where(mu_hat >= 0, 2 * (first.nll[2] - first.nll[0]), 0.0))
+    log_sb, log_b = tails(q, q_asimov, statistic)
+    converged = jnp.all(first.converged) & jnp.all(second.converged)
+    norm = jnp.maximum(jnp.max(first.gradient_norm), jnp.max(second.gradient_norm))
+    test = HypothesisTest(
+        mu=mu,
+        observed=jnp.exp(log_sb - log_b),
+        expected=jnp.exp(expected_log_cls(q_asimov)),
+        cl_sb=jnp.exp(log_sb),
+        cl_b=jnp.exp(log_b),
+        q=q,
+        q_asimov=q_asimov,
+        mu_hat=mu_hat,
+        converged=converged,
+        gradient_norm=norm,
+    )
+    discovery = DiscoveryTest(
+        observed=root_of_q(q0),
+        expected=root_of_q(2 * second.nll[1]),
+        p_value=jnp.exp(log_ndtr(-root_of_q(q0))),
+        q0=q0,
+        mu_hat=mu_hat,
+        converged=converged,
+        gradient_norm=norm,
+    )
+    return test, discovery
+
+
+def statistics(mu: Array, mu_hat: Array, best: Array, at_mu: Array, at_zero: Array, statistic: Statistic) -> Array:
+    """q_mu or q~_mu from the likelihoods of the best fit and of the fits at mu and 0."""
+    if statistic == "qtilde":
+        best = jnp.where(mu_hat < 0, at_zero, best)
+    return _positive(jnp.where(mu_hat <= mu, 2 * (at_mu - best), 0.0))
+
+
+def tails(q: Array, q_asimov: Array, statistic: Statistic = "qtilde") -> tuple[Array, Array]:
+    """Logarithms of CLs+b and CLb (arXiv:1007.1727 eq. 57, 65 and 66)."""
+    root, root_asimov = root_of_q(q), root_of_q(q_asimov)
+    distance = root - root_asimov
+    if statistic == "qtilde":
+        beyond = (q > q_asimov) & (root_asimov > 0)
+        safe = jnp.where(beyond, root_asimov, 1.0)
+        distance = jnp.where(beyond, (q - q_asimov) / (2 * safe), distance)
+    return log_ndtr(-distance - root_asimov), log_ndtr(-distance)
+
+
+def expected_log_cls(q_asimov: Array) -> Array:
+    """Logarithm of the expected CLs at -2 ... +2 standard deviations of the background (smallest CLs first)."""
+    bands = BANDS.reshape((5,) + (1,) * jnp.ndim(q_asimov))
+    return log_ndtr(-bands - root_of_q(q_asimov)) - log_ndtr(-bands)
+
+
+def _positive(q: Array) -> Array:
+    """Rounding below zero is zero."""
+    return jnp.where(q > 0, q, 0.0)
+
+
+def _at(model: AbstractModel, mu: Float[Array, " fit"]) -> Float[Array, "fit parameter"]:
+    place = np.eye(len(model.names))[poi_of(model)]
+    return mu[:, None] * place
+
+
+def _holding(model: AbstractModel, which: list[bool]) -> np.ndarray:
+    held = np.zeros((len(which), len(model.names)), dtype=bool)
+    held[:, poi_of(model)] = which
+    return held
+
+
+def _check(statistic: str) -> None:
+    if statistic not in ("q", "qtilde"):
+        msg = f"no test statistic {statistic!r}; there are 'q' and 'qtilde'"
+        raise ValueError(msg)
