@@ -229,7 +229,7 @@ def compiled_edges() -> Callable:
         return pair_mass(x), trigger(x).weight, x.fields, calorimeter.resolution(jnp.array([1.0, 60.0, 3000.0]))
 
     def both(design, fields, noise):
-        scalar = lambda args: sum(leaf.sum() for leaf in jax.tree.leaves(run(*args, noise)))
+        scalar = lambda args: sum(leaf.sum() for leaf in jax.tree.leaves(run(args[0], args[1], noise)))
         return run(design, fields, noise), eqx.filter_grad(scalar)((design, fields))
 
     return eqx.filter_jit(both)

@@ -122,6 +122,8 @@ def _excess(expected: Array, n: Array, rest: Array, scaled: Array, c: Constraint
 
 @jax.custom_jvp
 def _expected(n: Array, rest: Array, scaled: Array, c: Constraints) -> Array:
+    if scaled.shape[0] == 1:
+        return _one_factor(n, rest, scaled[0], c)
     ends = jnp.stack([scaled * c.lower, scaled * c.upper])
     low = rest + jnp.sum(jnp.min(ends, axis=0), axis=0)
     high = rest + jnp.sum(jnp.max(ends, axis=0), axis=0)
@@ -144,7 +146,14 @@ def _expected(n: Array, rest: Array, scaled: Array, c: Constraints) -> Array:
         new = jnp.where(excess == 0, x, new)
         return error(new), low, high, steps + 1
 
-    start = jnp.clip(_start(n, rest, scaled, c), low, high)
+    # start as if all errors were Gaussian and small
+    center = jnp.where(c.poisson, c.auxiliary / jnp.where(c.poisson, c.spread, 1.0), c.auxiliary)
+    center = jnp.clip(center, c.lower, c.upper)
+    variance = jnp.where(c.poisson, center / jnp.where(c.poisson, c.spread, 1.0), c.spread**2)
+    variance = jnp.sum(jnp.where(c.lower < c.upper, variance * scaled**2, 0.0), axis=0)
+    prior = rest + jnp.sum(scaled * center, axis=0)
+    start = prior + (n - prior) * variance / jnp.maximum(variance + jnp.abs(prior), 1e-300)
+    start = jnp.clip(start, low, high)
     state = (error(start), low, high, jnp.array(0))
     (_, _, x), *_ = jax.lax.while_loop(lambda s: jnp.any(jnp.abs(s[0][0]) > 0) & (s[3] < 100), body, state)
     return x
@@ -158,28 +167,20 @@ def _expected_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     return x, -right / slope
 
 
-def _start(n: Array, rest: Array, scaled: Array, c: Constraints) -> Array:
-    """Expectation to start from: exact for one factor inside its bounds, otherwise that of Gaussian errors."""
-    centre = jnp.where(c.poisson, c.auxiliary / jnp.where(c.poisson, c.spread, 1.0), c.auxiliary)
-    centre = jnp.clip(centre, c.lower, c.upper)
-    prior = rest + jnp.sum(scaled * centre, axis=0)
-    if scaled.shape[0] > 1:
-        variance = jnp.sum(
-            jnp.where(c.poisson, centre / jnp.where(c.poisson, c.spread, 1.0), c.spread**2) * scaled**2, 0
-        )
-        variance = jnp.where(jnp.any(c.lower < c.upper, axis=0), variance, 0.0)
-        return prior + (n - prior) * variance / jnp.maximum(variance + jnp.abs(prior), 1e-300)
-    a, g, s = scaled[0], centre[0], c.spread[0]
-    # the quadratic equation for gamma, written for gamma - centre: nothing cancels when the constraint is tight
+def _one_factor(n: Array, rest: Array, a: Array, c: Constraints) -> Array:
+    """Expectation of bins with one factor: the positive root of the quadratic equation for it.
+
+    The equation is written for gamma - center, so that nothing cancels when the constraint is tight.
+    """
+    poisson, lower, upper, s = c.poisson[0], c.lower[0], c.upper[0], c.spread[0]
+    center = jnp.clip(c.auxiliary[0] / jnp.where(poisson, s, 1.0), lower, upper)
+    prior = rest + a * center
     miss = prior - n
-    square = jnp.where(c.poisson[0], a * (a + s), a)
-    linear = jnp.where(c.poisson[0], a * a * g + a * miss + s * prior, prior + (a * s) ** 2)
-    constant = jnp.where(c.poisson[0], a * g * miss, a * s * s * miss)
+    square = jnp.where(poisson, a * (a + s), a)
+    linear = jnp.where(poisson, a * (a * center + miss) + s * prior, prior + (a * s) ** 2)
+    constant = a * miss * jnp.where(poisson, center, s * s)
     root = jnp.sqrt(jnp.maximum(linear**2 - 4 * square * constant, 0.0))
-    down = jnp.where(linear > 0, linear + root, 1.0)
-    up = jnp.where(square != 0, 2 * square, 1.0)
-    delta = jnp.where(linear > 0, -2 * constant / down, (root - linear) / up)
-    gamma = jnp.clip(g + delta, c.lower[0], c.upper[0])
-    # prior + a delta keeps the digits of a tiny delta
-    inside = (g + delta > c.lower[0]) & (g + delta < c.upper[0])
-    return jnp.where(inside, prior + a * delta, rest + a * gamma)
+    delta = -2 * constant / jnp.where(linear > 0, linear + root, 1.0)
+    delta = jnp.where(linear > 0, delta, (root - linear) / jnp.where(square != 0, 2 * square, 1.0))
+    # lower - center, not the sum of the two: a tiny delta keeps its digits
+    return prior + a * jnp.clip(delta, lower - center, upper - center)

@@ -16,6 +16,7 @@ on the wrong side, or no signal), q and sqrt(q) have gradient 0. Where the best 
 from typing import Literal
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import log_ndtr
@@ -23,7 +24,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, PyTree
 
 from diffhep.inference.asymptotics import root_of_q
-from diffhep.inference.fitting import fit_each, poi_of, repeat, stack
+from diffhep.inference.fitting import Fit, fit_each, poi_of, repeat
 from diffhep.inference.likelihood import AbstractModel
 
 Statistic = Literal["q", "qtilde"]
@@ -103,26 +104,17 @@ def hypothesis_test(
     >>> round(float(result.observed), 8), [round(float(x), 4) for x in result.expected]
     (0.05251553, [0.0026, 0.0138, 0.0645, 0.2353, 0.573])
     """
-    mu, poi = jnp.asarray(mu, dtype=float), poi_of(model)
+    poi_of(model)
     _check(statistic)
-    values = _at(model, jnp.stack([mu, mu, jnp.zeros_like(mu)]))
-    first = fit_each(model, repeat(data, 3), values, _holding(model, [False, True, True]))
-    asimov = model.asimov(first.theta[2], data)
-    second = fit_each(model, repeat(asimov, 1), values[:1], _holding(model, [True]), start=first.theta[1:2])
-    q, q_asimov = statistics(mu, first.theta[0, poi], first.nll[0], first.nll[1], first.nll[2], statistic), 2 * second.nll[0]
-    log_sb, log_b = tails(q, q_asimov, statistic)
-    return HypothesisTest(
-        mu=mu,
-        observed=jnp.exp(log_sb - log_b),
-        expected=jnp.exp(expected_log_cls(q_asimov)),
-        cl_sb=jnp.exp(log_sb),
-        cl_b=jnp.exp(log_b),
-        q=q,
-        q_asimov=q_asimov,
-        mu_hat=first.theta[0, poi],
-        converged=jnp.all(first.converged) & jnp.all(second.converged),
-        gradient_norm=jnp.maximum(jnp.max(first.gradient_norm), jnp.max(second.gradient_norm)),
-    )
+    return _hypothesis_test(model, data, jnp.asarray(mu, dtype=float), statistic)
+
+
+@eqx.filter_jit
+def _hypothesis_test(model: AbstractModel, data: PyTree, mu: Array, statistic: Statistic) -> HypothesisTest:
+    zero = jnp.zeros_like(mu)
+    first, second = _two_stages(model, data, [mu, mu, zero], (False, True, True), (2, 2, 2), [mu, mu, mu])
+    q = statistics(mu, first.theta[0, model.poi], *first.nll, statistic)
+    return _hypothesis_result(model, mu, q, 2 * second.nll[0], first, second, statistic)
 
 
 def discovery_test(model: AbstractModel, data: PyTree) -> DiscoveryTest:
@@ -135,43 +127,68 @@ def discovery_test(model: AbstractModel, data: PyTree) -> DiscoveryTest:
     Raises:
         ValueError: no parameter of interest, single precision.
     """
-    poi = poi_of(model)
-    values = _at(model, jnp.array([1.0, 0.0, 1.0]))
-    first = fit_each(model, repeat(data, 3), values, _holding(model, [False, True, True]))
-    asimov = model.asimov(first.theta[2], data)
-    second = fit_each(model, repeat(asimov, 1), values[1:2], _holding(model, [True]), start=first.theta[1:2])
-    mu_hat = first.theta[0, poi]
-    q0 = _positive(jnp.where(mu_hat >= 0, 2 * (first.nll[1] - first.nll[0]), 0.0))
-    return DiscoveryTest(
-        observed=root_of_q(q0),
-        expected=root_of_q(2 * second.nll[0]),
-        p_value=jnp.exp(log_ndtr(-root_of_q(q0))),
-        q0=q0,
-        mu_hat=mu_hat,
-        converged=jnp.all(first.converged) & jnp.all(second.converged),
-        gradient_norm=jnp.maximum(jnp.max(first.gradient_norm), jnp.max(second.gradient_norm)),
-    )
+    poi_of(model)
+    return _discovery_test(model, data)
+
+
+@eqx.filter_jit
+def _discovery_test(model: AbstractModel, data: PyTree) -> DiscoveryTest:
+    zero, one = jnp.zeros(()), jnp.ones(())
+    first, second = _two_stages(model, data, [one, zero, one], (False, True, True), (2, 2, 2), [zero, zero, zero])
+    return _discovery_result(model, first.nll[1], 2 * second.nll[0], first, second)
 
 
 def infer(
     model: AbstractModel, data: PyTree, mu: Float[ArrayLike, ""] = 1.0, *, statistic: Statistic = "qtilde"
 ) -> tuple[HypothesisTest, DiscoveryTest]:
     """`hypothesis_test` and `discovery_test` together, sharing their fits: six in two loops."""
-    mu, poi = jnp.asarray(mu, dtype=float), poi_of(model)
+    poi_of(model)
     _check(statistic)
+    return _infer(model, data, jnp.asarray(mu, dtype=float), statistic)
+
+
+@eqx.filter_jit
+def _infer(model: AbstractModel, data: PyTree, mu: Array, statistic: Statistic) -> tuple[HypothesisTest, DiscoveryTest]:
     zero, one = jnp.zeros_like(mu), jnp.ones_like(mu)
-    values = _at(model, jnp.stack([mu, mu, zero, one]))
-    first = fit_each(model, repeat(data, 4), values, _holding(model, [False, True, True, True]))
-    asimov = stack(model.asimov(first.theta[2], data), model.asimov(first.theta[3], data))
-    tested = _at(model, jnp.stack([mu, zero]))
-    second = fit_each(model, asimov, tested, _holding(model, [True, True]), start=first.theta[1:3])
-    mu_hat = first.theta[0, poi]
-    q = statistics(mu, mu_hat, first.nll[0], first.nll[1], first.nll[2], statistic)
-    q_asimov, q0 = 2 * second.nll[0], _positive(jnp.where(mu_hat >= 0, 2 * (first.nll[2] - first.nll[0]), 0.0))
+    first, second = _two_stages(
+        model, data, [mu, mu, zero, one], (False, True, True, True), (2, 3, 2, 3), [mu, zero, mu, zero]
+    )
+    q = statistics(mu, first.theta[0, model.poi], *first.nll[:3], statistic)
+    test = _hypothesis_result(model, mu, q, 2 * second.nll[0], first, second, statistic)
+    return test, _discovery_result(model, first.nll[2], 2 * second.nll[1], first, second)
+
+
+def _two_stages(
+    model: AbstractModel,
+    data: PyTree,
+    strengths: list[Array],
+    held: tuple[bool, ...],
+    source: tuple[int, ...],
+    tested: list[Array],
+) -> tuple[Fit, Fit]:
+    """Fits to the data, and fits to the Asimov sets made from some of them, in one loop that is compiled once.
+
+    `source[k]` is the first-stage fit whose Asimov data set fit k of the second stage is made to, at strength `tested[k]`.
+    """
+    place = np.eye(len(model.names))[model.poi]
+    values = jnp.stack([jnp.stack(strengths), jnp.stack(tested)])[..., None] * place
+    mask = np.stack([held, np.ones_like(held)])[..., None] & (place > 0)
+
+    def stage(state: tuple, inputs: tuple) -> tuple[tuple, Fit]:
+        fits = fit_each(model, state[0], *inputs, start=state[1])
+        theta = fits.theta[np.array(source)]
+        return (jax.vmap(lambda t: model.asimov(t, data))(theta), theta), fits
+
+    start = jnp.broadcast_to(model.init, values.shape[1:])
+    _, fits = jax.lax.scan(stage, (repeat(data, len(held)), start), (values, jnp.asarray(mask)))
+    return jax.tree.map(lambda x: x[0], fits), jax.tree.map(lambda x: x[1], fits)
+
+
+def _hypothesis_result(
+    model: AbstractModel, mu: Array, q: Array, q_asimov: Array, first: Fit, second: Fit, statistic: Statistic
+) -> HypothesisTest:
     log_sb, log_b = tails(q, q_asimov, statistic)
-    converged = jnp.all(first.converged) & jnp.all(second.converged)
-    norm = jnp.maximum(jnp.max(first.gradient_norm), jnp.max(second.gradient_norm))
-    test = HypothesisTest(
+    return HypothesisTest(
         mu=mu,
         observed=jnp.exp(log_sb - log_b),
         expected=jnp.exp(expected_log_cls(q_asimov)),
@@ -179,20 +196,24 @@ def infer(
         cl_b=jnp.exp(log_b),
         q=q,
         q_asimov=q_asimov,
-        mu_hat=mu_hat,
-        converged=converged,
-        gradient_norm=norm,
+        mu_hat=first.theta[0, model.poi],
+        converged=jnp.all(first.converged) & jnp.all(second.converged),
+        gradient_norm=jnp.maximum(jnp.max(first.gradient_norm), jnp.max(second.gradient_norm)),
     )
-    discovery = DiscoveryTest(
+
+
+def _discovery_result(model: AbstractModel, at_zero: Array, q_asimov: Array, first: Fit, second: Fit) -> DiscoveryTest:
+    mu_hat = first.theta[0, model.poi]
+    q0 = _positive(jnp.where(mu_hat >= 0, 2 * (at_zero - first.nll[0]), 0.0))
+    return DiscoveryTest(
         observed=root_of_q(q0),
-        expected=root_of_q(2 * second.nll[1]),
+        expected=root_of_q(q_asimov),
         p_value=jnp.exp(log_ndtr(-root_of_q(q0))),
         q0=q0,
         mu_hat=mu_hat,
-        converged=converged,
-        gradient_norm=norm,
+        converged=jnp.all(first.converged) & jnp.all(second.converged),
+        gradient_norm=jnp.maximum(jnp.max(first.gradient_norm), jnp.max(second.gradient_norm)),
     )
-    return test, discovery
 
 
 def statistics(mu: Array, mu_hat: Array, best: Array, at_mu: Array, at_zero: Array, statistic: Statistic) -> Array:
@@ -222,17 +243,6 @@ def expected_log_cls(q_asimov: Array) -> Array:
 def _positive(q: Array) -> Array:
     """Rounding below zero is zero."""
     return jnp.where(q > 0, q, 0.0)
-
-
-def _at(model: AbstractModel, mu: Float[Array, " fit"]) -> Float[Array, "fit parameter"]:
-    place = np.eye(len(model.names))[poi_of(model)]
-    return mu[:, None] * place
-
-
-def _holding(model: AbstractModel, which: list[bool]) -> np.ndarray:
-    held = np.zeros((len(which), len(model.names)), dtype=bool)
-    held[:, poi_of(model)] = which
-    return held
 
 
 def _check(statistic: str) -> None:

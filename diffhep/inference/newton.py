@@ -101,8 +101,8 @@ def minimise(
         none = jnp.zeros(0, bool)
         return Minimum(init, objective(init, args), jnp.zeros(()), jnp.array(0), jnp.array(CONVERGED), none)
     options = _Options(objective, derivatives or partial(second_order, objective), tolerance, max_steps)
-    theta, norm, steps, status, held = _solve(args, *start, options=options)
-    value = _envelope(theta, args, objective=objective)
+    theta, value, norm, steps, status, held = _solve(args, *start, options=options)
+    value = _envelope(jax.lax.stop_gradient(value), theta, args, objective=objective)
     return Minimum(theta, value, norm, steps, status, held)
 
 
@@ -114,22 +114,23 @@ class _Options(NamedTuple):
 
 
 @eqx.filter_custom_jvp
-def _envelope(theta: Array, args: PyTree, *, objective: Objective) -> Array:
-    return objective(theta, args)
+def _envelope(value: Array, theta: Array, args: PyTree, *, objective: Objective) -> Array:
+    return value
 
 
 @_envelope.def_jvp
 def _envelope_jvp(primals: tuple, tangents: tuple, *, objective: Objective) -> tuple[Array, Array]:
-    theta, args = primals
+    value, theta, args = primals
     # the tangent of theta is dropped: the gradient with respect to it vanishes at the optimum
-    _, args_dot = tangents
-    return eqx.filter_jvp(lambda a: objective(theta, a), (args,), (args_dot,))
+    *_, args_dot = tangents
+    _, value_dot = eqx.filter_jvp(lambda a: objective(theta, a), (args,), (args_dot,))
+    return _envelope(value, theta, args, objective=objective), value_dot
 
 
 @eqx.filter_custom_jvp
 def _solve(
     args: PyTree, init: Array, lower: Array, upper: Array, *, options: _Options
-) -> tuple[Array, Array, Array, Array, Array]:
+) -> tuple[Array, Array, Array, Array, Array, Array]:
     return _loop(
         options.derivatives, jnp.clip(init, lower, upper), args, lower, upper, options.tolerance, options.max_steps
     )
@@ -140,11 +141,11 @@ def _solve_jvp(primals: tuple, tangents: tuple, *, options: _Options) -> tuple[t
     args, *start = primals
     args_dot = tangents[0]
     out = _solve(args, *start, options=options)
-    theta, held = out[0], out[4]
+    theta, held = out[0], out[5]
     _, gradient_dot = eqx.filter_jvp(lambda a: jax.grad(options.objective)(theta, a), (args,), (args_dot,))
     _, _, hessian = options.derivatives(theta, args)
     theta_dot = -solve_free(hessian, gradient_dot, ~held)
-    return out, (theta_dot, jnp.zeros_like(out[1]), None, None, None)
+    return out, (theta_dot, jnp.zeros_like(out[1]), jnp.zeros_like(out[2]), None, None, None)
 
 
 def solve_free(hessian: Array, right: Array, free: Bool[Array, " parameter"]) -> Array:
@@ -184,7 +185,7 @@ def _step(gradient: Array, hessian: Array, free: Array, damping: Array) -> Array
 
 def _loop(
     derivatives: Derivatives, theta: Array, args: PyTree, lower: Array, upper: Array, tolerance: float, max_steps: int
-) -> tuple[Array, Array, Array, Array, Array]:
+) -> tuple[Array, Array, Array, Array, Array, Array]:
     # The state is packed into few arrays: XLA compiles one kernel for every array it has to select between.
     n = theta.size
 
@@ -225,4 +226,4 @@ def _loop(
     (x, g, step), _, scalars, steps, status = jax.lax.while_loop(lambda s: s[-1] == -1, body, state)
     # the next Newton step is known already, and brings the parameters from the tolerance to rounding
     x = jnp.where(status == CONVERGED, jnp.clip(x + step, lower, upper), x)
-    return x, scalars[1], steps, status, ~_free(x, g, lower, upper)
+    return x, scalars[0], scalars[1], steps, status, ~_free(x, g, lower, upper)

@@ -1,6 +1,6 @@
 """Arrays behind the figures of the report, hard wherever a figure shows events."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -21,8 +21,17 @@ from diffhep.kinematics import energy_of
 from diffhep.parameters import resolve
 from diffhep.trigger import turn_on
 
-if TYPE_CHECKING:
-    from diffhep.design.studies.higgs_diphoton.study import HiggsDiphoton
+
+class DiphotonStudy(Protocol):
+    """What the pictures need of the study."""
+
+    spectrum: Spectrum
+    fresh: Data
+
+    def hard_version(self, design: Experiment) -> Experiment:
+        """The design with its classifier in fixed point."""
+        ...
+
 
 REFERENCE_ENERGY = 60.0  # GeV
 TURN_ON_EDGES = np.linspace(15.0, 80.0, 27)
@@ -34,7 +43,7 @@ def hard_templates(design: Experiment, spectrum: Spectrum, data: Data, decisions
     return templates(design, spectrum, data, decisions)
 
 
-def pictures(study: "HiggsDiphoton", initial: Experiment, final: Experiment) -> dict[str, Any]:
+def pictures(study: DiphotonStudy, initial: Experiment, final: Experiment) -> dict[str, Any]:
     """`spectrum`, `resolution`, `turn_on` and `rate` for the initial and the final design."""
     return {
         "spectrum": {
@@ -52,7 +61,7 @@ def pictures(study: "HiggsDiphoton", initial: Experiment, final: Experiment) -> 
     }
 
 
-def spectrum_of(study: "HiggsDiphoton", design: Experiment) -> dict[str, np.ndarray]:
+def spectrum_of(study: DiphotonStudy, design: Experiment) -> dict[str, np.ndarray]:
     """Signal, continuum and fakes per bin, held-out events, hard."""
     hard = resolve(study.hard_version(design))
     t = hard_templates(hard, study.spectrum, study.fresh, HARD)
@@ -86,7 +95,7 @@ def resolution_terms(design: Experiment) -> dict[str, Any]:
     }
 
 
-def turn_on_of(study: "HiggsDiphoton", design: Experiment) -> dict[str, Any]:
+def turn_on_of(study: DiphotonStudy, design: Experiment) -> dict[str, Any]:
     """Efficiency of the hard trigger for signal against the subleading photon's generated pt."""
     hard = resolve(study.hard_version(design))
     signal, noise = study.fresh.signal()
@@ -104,7 +113,7 @@ def turn_on_of(study: "HiggsDiphoton", design: Experiment) -> dict[str, Any]:
     }
 
 
-def rate_curve(study: "HiggsDiphoton", design: Experiment) -> dict[str, Any]:
+def rate_curve(study: DiphotonStudy, design: Experiment) -> dict[str, Any]:
     """Hard rate on held-out jets against a common shift of both thresholds, with its error."""
     hard = resolve(study.hard_version(design))
     jets = study.fresh.jets

@@ -177,9 +177,9 @@ class HiggsDiphoton(AbstractStudy):
         return eqx.tree_at(lambda e: e.calorimeter.layers, design, layers.at(count))
 
     def scan(self, design: Experiment, points: int, progress: Callable[[float], None]) -> Mapping[str, Any]:
-        """Hard objective on held-out events over absorber and active thickness; nan where a budget is exceeded."""
+        """Hard objective on held-out events over absorber and active thickness; None where there is no fit."""
         c = design.calorimeter
-        axes = [float(p.unwrap()) * np.geomspace(0.75, 1.35, points) for p in (c.absorber, c.active)]
+        axes = [float(p.unwrap()) * np.geomspace(0.85, 1.18, points) for p in (c.absorber, c.active)]
         rows = []
         for i, absorber in enumerate(axes[0]):
             row = []
@@ -190,8 +190,16 @@ class HiggsDiphoton(AbstractStudy):
                     (c.absorber.at(absorber), c.active.at(active)),
                 )
                 judged = self.judge(moved, relaxed=False)
-                row.append({"objective": judged["objective"].value, "stderr": judged["objective"].stderr})
-                row[-1] |= {k.name: judged[k.name].value for k in self.problem.constraints}
+                z = judged["objective"]
+                # networks that were trained at the optimum may reject everything far from it: then there is no fit
+                known = bool(np.isfinite(z.value) and np.isfinite(z.stderr))
+                row.append(
+                    {
+                        "objective": z.value if known else None,
+                        "stderr": z.stderr if known else None,
+                        **{k.name: judged[k.name].value for k in self.problem.constraints},
+                    }
+                )
             rows.append(row)
             progress((i + 1) / points)
         return {"names": ["absorber", "active"], "unit": "mm", "axes": axes, "rows": rows}
@@ -268,7 +276,7 @@ class HiggsDiphoton(AbstractStudy):
 
     def pictures(self, initial: Experiment, final: Experiment) -> Mapping[str, Any]:
         """Spectra, resolution terms, turn-on and rate curves."""
-        return pictures(cast("HiggsDiphoton", self), initial, final)
+        return pictures(self, initial, final)
 
     def provenance(self) -> Mapping[str, Any]:
         """Files, processes, cross-sections and seeds of the samples."""
