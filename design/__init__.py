@@ -1,16 +1,36 @@
-"""Optimising a design: constrained problems, many starts, exact last steps, honest checks, and the shipped studies."""
+"""Optimising a design: constrained problems, many starts, exact last steps, honest checks, and the shipped studies.
 
-from diffhep.design.ascent import Ascent as Ascent
-from diffhep.design.config import STUDIES as STUDIES
-from diffhep.design.honest import Measured as Measured
-from diffhep.design.honest import measure_with_error as measure_with_error
-from diffhep.design.optimise import optimise_study as optimise_study
-from diffhep.design.polish import Certificate as Certificate
-from diffhep.design.polish import Polished as Polished
-from diffhep.design.polish import Sensitivities as Sensitivities
-from diffhep.design.polish import certify as certify
-from diffhep.design.polish import polish as polish
-from diffhep.design.problem import Constraint as Constraint
-from diffhep.design.problem import Outcome as Outcome
-from diffhep.design.problem import Problem as Problem
-from diffhep.design.study import AbstractStudy as AbstractStudy
+Names are loaded when they are first used: the command line needs `diffhep.design.config` before it needs JAX.
+"""
+
+from typing import TYPE_CHECKING
+
+from diffhep.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from diffhep.design.ascent import Ascent as Ascent
+    from diffhep.design.config import STUDIES as STUDIES
+    from diffhep.design.honest import Measured as Measured
+    from diffhep.design.honest import measure_with_error as measure_with_error
+    from diffhep.design.optimise import optimise_study as optimise_study
+    from diffhep.design.polish import Certificate as Certificate
+    from diffhep.design.polish import Polished as Polished
+    from diffhep.design.polish import Sensitivities as Sensitivities
+    from diffhep.design.polish import certify as certify
+    from diffhep.design.polish import polish as polish
+    from diffhep.design.problem import Constraint as Constraint
+    from diffhep.design.problem import Outcome as Outcome
+    from diffhep.design.problem import Problem as Problem
+    from diffhep.design.study import AbstractStudy as AbstractStudy
+
+HOMES = {
+    "ascent": ("Ascent",),
+    "config": ("STUDIES",),
+    "honest": ("Measured", "measure_with_error"),
+    "optimise": ("optimise_study",),
+    "polish": ("Certificate", "Polished", "Sensitivities", "certify", "polish"),
+    "problem": ("Constraint", "Outcome", "Problem"),
+    "study": ("AbstractStudy",),
+}
+
+__getattr__, __dir__ = lazy_names("diffhep.design", HOMES)

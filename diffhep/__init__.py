@@ -5,8 +5,9 @@ Everything else is a room of its own: `diffhep.detector`, `diffhep.inference`, `
 Names are loaded when they are first used, so that `diffhep --help` does not wait for JAX.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from diffhep.lazy import lazy_names
 
 if TYPE_CHECKING:
     from diffhep.events import Events as Events
@@ -54,14 +55,4 @@ HOMES = {
     "stage": ("AbstractStage", "Chain", "fold_name"),
 }
 
-
-def __getattr__(name: str) -> Any:
-    for module, names in HOMES.items():
-        if name in names:
-            return getattr(importlib.import_module(f"diffhep.{module}"), name)
-    msg = f"module 'diffhep' has no attribute {name!r}"
-    raise AttributeError(msg)
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *(name for names in HOMES.values() for name in names)])
+__getattr__, __dir__ = lazy_names("diffhep", HOMES)

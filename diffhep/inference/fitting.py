@@ -1,6 +1,7 @@
 """Maximum-likelihood fits of a model, with parameters free or fixed."""
 
 from collections.abc import Mapping
+from typing import cast
 
 import equinox as eqx
 import jax
@@ -10,7 +11,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from diffhep.inference.likelihood import AbstractModel, require_float64
-from diffhep.inference.newton import REASONS, minimise, solve_free
+from diffhep.inference.newton import REASONS, Minimum, Problem, attach, constant, minimise, search, solve_free
 
 
 class Fit(eqx.Module):
@@ -148,7 +149,7 @@ def fit_each(
     model: AbstractModel,
     data: PyTree,
     values: Float[Array, "fit parameter"],
-    held: Bool[ArrayLike, "fit parameter"],
+    held: Bool[Array, "fit parameter"] | Bool[np.ndarray, "fit parameter"],
     *,
     start: Float[Array, "fit parameter"] | None = None,
     tolerance: float = 1e-9,
@@ -170,47 +171,79 @@ def fit_each(
     Returns:
         A `Fit` whose arrays have one more axis in front.
     """
+    found = search_each(model, data, values, held, start=start, tolerance=tolerance, max_steps=max_steps)
+    return attach_each(model, data, values, held, found)
+
+
+def search_each(
+    model: AbstractModel,
+    data: PyTree,
+    values: Float[Array, "fit parameter"],
+    held: Bool[Array, "fit parameter"] | Bool[np.ndarray, "fit parameter"],
+    *,
+    start: Float[Array, "fit parameter"] | None = None,
+    tolerance: float = 1e-9,
+    max_steps: int = 100,
+) -> Fit:
+    """The fits of `fit_each` as constants, without derivatives."""
     require_float64(model.init)
-    count, size = values.shape
+    held, values = _always(model, held, values)
+    start = jnp.broadcast_to(model.init, values.shape) if start is None else start
+    problem = Problem(_held_nll, _held_derivatives, tolerance, max_steps)
+
+    def one(data: PyTree, values: Array, held: Array, start: Array) -> Minimum:
+        lower, upper = jnp.where(held, -jnp.inf, model.lower), jnp.where(held, jnp.inf, model.upper)
+        return search(problem, start, (model, data, values, held), lower, upper)
+
+    found = jax.vmap(one)(constant(data), constant(values), held, constant(start))
+    return Fit(
+        theta=jnp.where(held, constant(values), found.theta),
+        nll=found.value,
+        gradient_norm=found.gradient_norm,
+        converged=found.converged,
+        steps=found.steps,
+        status=found.status,
+        at_bound=found.at_bound,
+        names=model.names,
+    )
+
+
+def attach_each(
+    model: AbstractModel,
+    data: PyTree,
+    values: Float[Array, "fit parameter"],
+    held: Bool[Array, "fit parameter"] | Bool[np.ndarray, "fit parameter"],
+    found: Fit,
+) -> Fit:
+    """Fits from `search_each` with their derivatives with respect to model, data and the values held."""
+    held, values = _always(model, held, values)
+    problem = Problem(_held_nll, _held_derivatives)
+
+    def one(data: PyTree, values: Array, held: Array, found: Fit) -> tuple[Array, Array]:
+        raw = Minimum(found.theta, found.nll, found.gradient_norm, found.steps, found.status, found.at_bound)
+        out = attach(problem, raw, (model, data, values, held))
+        return jnp.where(held, values, out.theta), out.value
+
+    theta, nll = jax.vmap(one)(data, values, held, found)
+    return eqx.tree_at(lambda f: (f.theta, f.nll), found, (theta, nll))
+
+
+def _always(model: AbstractModel, held: ArrayLike, values: Array) -> tuple[Array, Array]:
+    """Also holds what the model holds in every fit."""
     always = np.isin(np.array(model.names), model.fixed)
-    held = jnp.asarray(held) | always
-    values = jnp.where(always, model.init, values)
-    start = jnp.broadcast_to(model.init, (count, size)) if start is None else start
+    return jnp.asarray(held) | always, jnp.where(always, model.init, values)
 
-    def objective(x: Array, args: PyTree) -> Array:
-        model, data, values, held = args
-        return model.nll(jnp.where(held, values, x), data)
 
-    def derivatives(x: Array, args: PyTree) -> tuple[Array, Array, Array]:
-        model, data, values, held = args
-        value, gradient, hessian = model.derivatives(jnp.where(held, values, x), data)
-        gradient = jnp.where(held, 0.0, gradient)
-        hessian = jnp.where(held | held[:, None], 0.0, hessian) + jnp.diag(jnp.where(held, 1.0, 0.0))
-        return value, gradient, hessian
+def _held_nll(x: Array, args: PyTree) -> Array:
+    model, data, values, held = cast(tuple, args)
+    return model.nll(jnp.where(held, values, x), data)
 
-    def one(data: PyTree, values: Array, held: Array, start: Array) -> Fit:
-        found = minimise(
-            objective,
-            start,
-            (model, data, values, held),
-            derivatives=derivatives,
-            lower=jnp.where(held, -jnp.inf, model.lower),
-            upper=jnp.where(held, jnp.inf, model.upper),
-            tolerance=tolerance,
-            max_steps=max_steps,
-        )
-        return Fit(
-            theta=jnp.where(held, values, found.theta),
-            nll=found.value,
-            gradient_norm=found.gradient_norm,
-            converged=found.converged,
-            steps=found.steps,
-            status=found.status,
-            at_bound=found.at_bound,
-            names=model.names,
-        )
 
-    return jax.vmap(one)(data, values, held, start)
+def _held_derivatives(x: Array, args: PyTree) -> tuple[Array, Array, Array]:
+    model, data, values, held = cast(tuple, args)
+    value, gradient, hessian = model.derivatives(jnp.where(held, values, x), data)
+    gradient = jnp.where(held, 0.0, gradient)
+    return value, gradient, jnp.where(held | held[:, None], 0.0, hessian) + jnp.diag(jnp.where(held, 1.0, 0.0))
 
 
 def stack(*trees: PyTree) -> PyTree:

@@ -24,8 +24,9 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, PyTree
 
 from diffhep.inference.asymptotics import root_of_q
-from diffhep.inference.fitting import Fit, fit_each, poi_of, repeat
+from diffhep.inference.fitting import Fit, attach_each, poi_of, repeat, search_each
 from diffhep.inference.likelihood import AbstractModel
+from diffhep.inference.newton import constant
 
 Statistic = Literal["q", "qtilde"]
 BANDS = np.array([2.0, 1.0, 0.0, -1.0, -2.0])
@@ -105,7 +106,7 @@ def hypothesis_test(
     (0.05251553, [0.0026, 0.0138, 0.0645, 0.2353, 0.573])
     """
     poi_of(model)
-    _check(statistic)
+    check_statistic(statistic)
     return _hypothesis_test(model, data, jnp.asarray(mu, dtype=float), statistic)
 
 
@@ -113,7 +114,7 @@ def hypothesis_test(
 def _hypothesis_test(model: AbstractModel, data: PyTree, mu: Array, statistic: Statistic) -> HypothesisTest:
     zero = jnp.zeros_like(mu)
     first, second = _two_stages(model, data, [mu, mu, zero], (False, True, True), (2, 2, 2), [mu, mu, mu])
-    q = statistics(mu, first.theta[0, model.poi], *first.nll, statistic)
+    q = statistics(mu, first.theta[0, model.poi], first.nll[0], first.nll[1], first.nll[2], statistic)
     return _hypothesis_result(model, mu, q, 2 * second.nll[0], first, second, statistic)
 
 
@@ -143,7 +144,7 @@ def infer(
 ) -> tuple[HypothesisTest, DiscoveryTest]:
     """`hypothesis_test` and `discovery_test` together, sharing their fits: six in two loops."""
     poi_of(model)
-    _check(statistic)
+    check_statistic(statistic)
     return _infer(model, data, jnp.asarray(mu, dtype=float), statistic)
 
 
@@ -153,7 +154,7 @@ def _infer(model: AbstractModel, data: PyTree, mu: Array, statistic: Statistic) 
     first, second = _two_stages(
         model, data, [mu, mu, zero, one], (False, True, True, True), (2, 3, 2, 3), [mu, zero, mu, zero]
     )
-    q = statistics(mu, first.theta[0, model.poi], *first.nll[:3], statistic)
+    q = statistics(mu, first.theta[0, model.poi], first.nll[0], first.nll[1], first.nll[2], statistic)
     test = _hypothesis_result(model, mu, q, 2 * second.nll[0], first, second, statistic)
     return test, _discovery_result(model, first.nll[2], 2 * second.nll[1], first, second)
 
@@ -168,20 +169,24 @@ def _two_stages(
 ) -> tuple[Fit, Fit]:
     """Fits to the data, and fits to the Asimov sets made from some of them, in one loop that is compiled once.
 
-    `source[k]` is the first-stage fit whose Asimov data set fit k of the second stage is made to, at strength `tested[k]`.
+    `source[k]` is the first-stage fit that makes the Asimov data of fit k of the second stage, at strength `tested[k]`.
     """
     place = np.eye(len(model.names))[model.poi]
     values = jnp.stack([jnp.stack(strengths), jnp.stack(tested)])[..., None] * place
     mask = np.stack([held, np.ones_like(held)])[..., None] & (place > 0)
 
     def stage(state: tuple, inputs: tuple) -> tuple[tuple, Fit]:
-        fits = fit_each(model, state[0], *inputs, start=state[1])
+        fits = search_each(model, state[0], *inputs, start=state[1])
         theta = fits.theta[np.array(source)]
         return (jax.vmap(lambda t: model.asimov(t, data))(theta), theta), fits
 
     start = jnp.broadcast_to(model.init, values.shape[1:])
-    _, fits = jax.lax.scan(stage, (repeat(data, len(held)), start), (values, jnp.asarray(mask)))
-    return jax.tree.map(lambda x: x[0], fits), jax.tree.map(lambda x: x[1], fits)
+    inputs = constant((repeat(data, len(held)), start)), (constant(values), jnp.asarray(mask))
+    _, fits = jax.lax.scan(stage, *inputs)
+    first, second = jax.tree.map(lambda x: x[0], fits), jax.tree.map(lambda x: x[1], fits)
+    first = attach_each(model, repeat(data, len(held)), values[0], mask[0], first)
+    asimov = jax.vmap(lambda t: model.asimov(t, data))(first.theta[np.array(source)])
+    return first, attach_each(model, asimov, values[1], mask[1], second)
 
 
 def _hypothesis_result(
@@ -245,7 +250,8 @@ def _positive(q: Array) -> Array:
     return jnp.where(q > 0, q, 0.0)
 
 
-def _check(statistic: str) -> None:
+def check_statistic(statistic: str) -> None:
+    """Refuses a test statistic that does not exist."""
     if statistic not in ("q", "qtilde"):
         msg = f"no test statistic {statistic!r}; there are 'q' and 'qtilde'"
         raise ValueError(msg)

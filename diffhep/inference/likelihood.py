@@ -13,10 +13,11 @@ from collections.abc import Callable, Sequence
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import jax.random as jr
 import numpy as np
 from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 # below this fraction of the observed count the deviance is continued by its parabola
 FLOOR = 1e-10
@@ -74,6 +75,18 @@ class AbstractModel(eqx.Module):
         Parameters that a model profiles analytically, and that are therefore not in `theta`, take their best value
         given `data`; without `data` they are at their nominal value.
         """
+
+    @abc.abstractmethod
+    def sample(self, theta: Float[Array, " parameter"], data: PyTree | None = None, *, key: PRNGKeyArray) -> PyTree:
+        """A pseudo-experiment at `theta`: main and auxiliary data drawn; `data` as in `asimov`."""
+
+    @abc.abstractmethod
+    def constraint_of(self, data: PyTree) -> tuple[Float[Array, " parameter"], Float[Array, " parameter"]]:
+        """Centre and width of the constraint of every parameter; both 0 for free parameters."""
+
+    @abc.abstractmethod
+    def degrees_of_freedom(self) -> Float[Array, ""]:
+        """Number of bins minus number of free parameters; a constrained parameter and its constraint cancel."""
 
 
 class BinnedModel(AbstractModel):
@@ -157,6 +170,19 @@ class BinnedModel(AbstractModel):
         del data
         return Data(self.expected(theta), theta)
 
+    def sample(self, theta: Float[Array, " parameter"], data: Data | None = None, *, key: PRNGKeyArray) -> Data:
+        """Poisson counts, and constraint centres scattered by one."""
+        del data
+        return binned_sample(self.expected(theta), theta, self.constrained, key)
+
+    def constraint_of(self, data: Data) -> tuple[Float[Array, " parameter"], Float[Array, " parameter"]]:
+        """Centre and width of the constraint of every parameter; both 0 for free parameters."""
+        return binned_constraint(self.constrained, data)
+
+    def degrees_of_freedom(self) -> Float[Array, ""]:
+        """Number of bins minus number of free parameters."""
+        return jnp.asarray(float(self.expected(self.init).size - self.constrained.count(False)))
+
 
 def binned_nll(
     expected: Float[Array, " bin"], theta: Float[Array, " parameter"], constrained: tuple[bool, ...], data: Data
@@ -164,6 +190,22 @@ def binned_nll(
     """Half the deviance of the counts plus half the squared pulls of the constrained parameters."""
     pulls = jnp.where(np.array(constrained), theta - data.auxiliary, 0.0)
     return 0.5 * jnp.sum(poisson_deviance(data.counts, expected)) + 0.5 * jnp.sum(pulls**2)
+
+
+def binned_sample(
+    expected: Float[Array, " bin"], theta: Float[Array, " parameter"], constrained: tuple[bool, ...], key: PRNGKeyArray
+) -> Data:
+    """Poisson counts, and constraint centres scattered by one."""
+    main, auxiliary = jr.split(key)
+    counts = jr.poisson(main, jnp.maximum(expected, 0.0), dtype=jnp.int64).astype(expected.dtype)
+    scatter = jr.normal(auxiliary, theta.shape, theta.dtype)
+    return Data(counts, jnp.where(np.array(constrained), theta + scatter, theta))
+
+
+def binned_constraint(constrained: tuple[bool, ...], data: Data) -> tuple[Array, Array]:
+    """Centre and width of unit-normal constraints; both 0 for free parameters."""
+    active = np.array(constrained, dtype=float)
+    return active * data.auxiliary, jnp.asarray(active)
 
 
 def binned_derivatives(

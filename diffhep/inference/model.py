@@ -16,10 +16,11 @@ from typing import Any, Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import jax.random as jr
 import numpy as np
 from jax.core import Tracer
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from diffhep.inference import gammas as g
 from diffhep.inference.arrangement import arrange
@@ -255,6 +256,36 @@ class HistFactory(AbstractModel):
             auxiliary=jnp.where(kinds == POISSON, self.spread * theta, theta),
             gammas=jnp.where(free, auxiliary, nominal.auxiliary),
         )
+
+    def sample(
+        self, theta: Float[Array, " parameter"], data: Observation | None = None, *, key: PRNGKeyArray
+    ) -> Observation:
+        """Main counts, auxiliary counts and constraint centres drawn; analytic factors as in `asimov`."""
+        mean, nominal = self.asimov(theta, data), self.constraints()
+        main, pois, gauss, side = jr.split(key, 4)
+        draw = lambda key, rate: jr.poisson(key, jnp.maximum(rate, 0.0), dtype=jnp.int64).astype(float)
+        normal = lambda key, at, width: at + width * jr.normal(key, at.shape, at.dtype)
+        kinds, free = np.array(self.structure.kinds, dtype=int), nominal.lower < nominal.upper
+        counts = draw(pois, jnp.where(nominal.poisson, mean.gammas, 0.0))
+        gammas = jnp.where(nominal.poisson, counts, normal(gauss, mean.gammas, nominal.spread))
+        auxiliary = jnp.where(kinds == GAUSS, normal(side, mean.auxiliary, self.spread), mean.auxiliary)
+        if np.any(kinds == POISSON):
+            counts = draw(jr.fold_in(side, 1), jnp.where(kinds == POISSON, mean.auxiliary, 0.0))
+            auxiliary = jnp.where(kinds == POISSON, counts, auxiliary)
+        return Observation(draw(main, mean.counts), auxiliary, jnp.where(free, gammas, mean.gammas))
+
+    def constraint_of(self, data: Observation) -> tuple[Float[Array, " parameter"], Float[Array, " parameter"]]:
+        """Centre and width of the constraint of every parameter in `theta`; both 0 for free parameters."""
+        kinds = np.array(self.structure.kinds, dtype=int)
+        poisson = kinds == POISSON
+        center = jnp.where(poisson, data.auxiliary / self.spread, data.auxiliary)
+        width = jnp.where(poisson, 1 / jnp.sqrt(jnp.where(poisson, self.spread, 1.0)), self.spread)
+        return jnp.where(kinds == FREE, 0.0, center), jnp.where(kinds == FREE, 0.0, width)
+
+    def degrees_of_freedom(self) -> Float[Array, ""]:
+        """Number of bins in use minus number of free parameters that the fit moves."""
+        free = [k == FREE and name not in self.fixed for k, name in zip(self.structure.kinds, self.names, strict=True)]
+        return jnp.sum(self.mask) - float(sum(free))
 
     def flat(self, grid: Float[Array, "channel bin"]) -> Float[Array, " bin"]:
         """The inverse of `grid`."""

@@ -96,21 +96,43 @@ def minimise(
     require_float64(init)
     lower = jnp.full_like(init, -jnp.inf) if lower is None else lower
     upper = jnp.full_like(init, jnp.inf) if upper is None else upper
-    start = jax.lax.stop_gradient((init, lower, upper))
-    if init.size == 0:
-        none = jnp.zeros(0, bool)
-        return Minimum(init, objective(init, args), jnp.zeros(()), jnp.array(0), jnp.array(CONVERGED), none)
-    options = _Options(objective, derivatives or partial(second_order, objective), tolerance, max_steps)
-    theta, value, norm, steps, status, held = _solve(args, *start, options=options)
-    value = _envelope(jax.lax.stop_gradient(value), theta, args, objective=objective)
-    return Minimum(theta, value, norm, steps, status, held)
+    problem = Problem(objective, derivatives or partial(second_order, objective), tolerance, max_steps)
+    return attach(problem, search(problem, init, args, lower, upper), args)
 
 
-class _Options(NamedTuple):
+class Problem(NamedTuple):
+    """What is minimised, and how far: everything about a minimisation that is static."""
+
     objective: Objective
     derivatives: Derivatives
-    tolerance: float
-    max_steps: int
+    tolerance: float = 1e-9
+    max_steps: int = 100
+
+
+def search(problem: Problem, init: Array, args: PyTree, lower: Array, upper: Array) -> Minimum:
+    """The minimum as a constant: nothing of it can be differentiated."""
+    init, args, lower, upper = constant((init, args, lower, upper))
+    if init.size == 0:
+        none = jnp.zeros(0, bool)
+        return Minimum(init, problem.objective(init, args), jnp.zeros(()), jnp.array(0), jnp.array(CONVERGED), none)
+    return _loop(problem, jnp.clip(init, lower, upper), args, lower, upper)
+
+
+def attach(problem: Problem, found: Minimum, args: PyTree) -> Minimum:
+    """The minimum with its derivatives: those of the implicit function theorem and of the envelope theorem.
+
+    The numbers stay what they are; keeping the two apart lets many fits share one loop that is never differentiated.
+    """
+    theta = found.theta
+    if theta.size:
+        theta = _implicit(args, constant(theta), found.at_bound, problem=problem)
+    value = _envelope(constant(found.value), theta, args, objective=problem.objective)
+    return eqx.tree_at(lambda m: (m.theta, m.value), found, (theta, value))
+
+
+def constant(tree: PyTree) -> PyTree:
+    """The tree without derivatives."""
+    return jax.tree.map(lambda x: jax.lax.stop_gradient(x) if eqx.is_inexact_array(x) else x, tree)
 
 
 @eqx.filter_custom_jvp
@@ -128,24 +150,17 @@ def _envelope_jvp(primals: tuple, tangents: tuple, *, objective: Objective) -> t
 
 
 @eqx.filter_custom_jvp
-def _solve(
-    args: PyTree, init: Array, lower: Array, upper: Array, *, options: _Options
-) -> tuple[Array, Array, Array, Array, Array, Array]:
-    return _loop(
-        options.derivatives, jnp.clip(init, lower, upper), args, lower, upper, options.tolerance, options.max_steps
-    )
+def _implicit(args: PyTree, theta: Array, at_bound: Array, *, problem: Problem) -> Array:
+    return theta
 
 
-@_solve.def_jvp
-def _solve_jvp(primals: tuple, tangents: tuple, *, options: _Options) -> tuple[tuple, tuple]:
-    args, *start = primals
-    args_dot = tangents[0]
-    out = _solve(args, *start, options=options)
-    theta, held = out[0], out[5]
-    _, gradient_dot = eqx.filter_jvp(lambda a: jax.grad(options.objective)(theta, a), (args,), (args_dot,))
-    _, _, hessian = options.derivatives(theta, args)
-    theta_dot = -solve_free(hessian, gradient_dot, ~held)
-    return out, (theta_dot, jnp.zeros_like(out[1]), jnp.zeros_like(out[2]), None, None, None)
+@_implicit.def_jvp
+def _implicit_jvp(primals: tuple, tangents: tuple, *, problem: Problem) -> tuple[Array, Array]:
+    theta = _implicit(*primals, problem=problem)
+    args, _, at_bound = primals
+    _, gradient_dot = eqx.filter_jvp(lambda a: jax.grad(problem.objective)(theta, a), (args,), (tangents[0],))
+    _, _, hessian = problem.derivatives(theta, args)
+    return theta, -solve_free(hessian, gradient_dot, ~at_bound)
 
 
 def solve_free(hessian: Array, right: Array, free: Bool[Array, " parameter"]) -> Array:
@@ -183,9 +198,7 @@ def _step(gradient: Array, hessian: Array, free: Array, damping: Array) -> Array
     return -scale * (vectors @ ((vectors.T @ g) / (jnp.maximum(jnp.abs(values), 1e-12) + damping)))
 
 
-def _loop(
-    derivatives: Derivatives, theta: Array, args: PyTree, lower: Array, upper: Array, tolerance: float, max_steps: int
-) -> tuple[Array, Array, Array, Array, Array, Array]:
+def _loop(problem: Problem, theta: Array, args: PyTree, lower: Array, upper: Array) -> Minimum:
     # The state is packed into few arrays: XLA compiles one kernel for every array it has to select between.
     n = theta.size
 
@@ -195,7 +208,7 @@ def _loop(
         x, g, step = vectors
         f, norm, damping = scalars
         x_new = jnp.clip(x + step, lower, upper)
-        f_new, g_new, h_new = derivatives(x_new, args)
+        f_new, g_new, h_new = problem.derivatives(x_new, args)
         free_new = _free(x_new, g_new, lower, upper)
         norm_new = jnp.max(jnp.abs(g_new) * _scale(h_new) * free_new)
         # near the minimum the decrease drowns in rounding, and only the gradient still tells
@@ -209,10 +222,10 @@ def _loop(
         kept = jnp.where(good, jnp.stack([x_new, g_new]), jnp.stack([x, g]))
         h = jnp.where(good, h_new, h)
         step = _step(kept[1], h, _free(kept[0], kept[1], lower, upper), damping)
-        status = jnp.where(steps + 1 >= max_steps, MAX_STEPS, -1)
+        status = jnp.where(steps + 1 >= problem.max_steps, MAX_STEPS, -1)
         status = jnp.where(damping > 1e12, STALLED, status)
         status = jnp.where((steps == 0) & ~finite, NOT_FINITE, status)
-        status = jnp.where(scalars[1] <= tolerance, CONVERGED, status)
+        status = jnp.where(scalars[1] <= problem.tolerance, CONVERGED, status)
         return jnp.concatenate([kept, step[None]]), h, scalars, steps + 1, status
 
     zero = jnp.zeros_like(theta)
@@ -226,4 +239,4 @@ def _loop(
     (x, g, step), _, scalars, steps, status = jax.lax.while_loop(lambda s: s[-1] == -1, body, state)
     # the next Newton step is known already, and brings the parameters from the tolerance to rounding
     x = jnp.where(status == CONVERGED, jnp.clip(x + step, lower, upper), x)
-    return x, scalars[0], scalars[1], steps, status, ~_free(x, g, lower, upper)
+    return Minimum(x, scalars[0], scalars[1], steps, status, ~_free(x, g, lower, upper))

@@ -12,10 +12,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from diffhep.inference.interpolation import code4p
-from diffhep.inference.likelihood import AbstractModel, Data, binned_derivatives, binned_nll, require_float64
+from diffhep.inference.likelihood import (
+    AbstractModel,
+    Data,
+    binned_constraint,
+    binned_derivatives,
+    binned_nll,
+    binned_sample,
+    require_float64,
+)
 
 
 class ResonanceSearch(AbstractModel):
@@ -56,6 +64,19 @@ class ResonanceSearch(AbstractModel):
         """Expected counts and the constraint's centre at `theta`."""
         del data
         return Data(self.expected(theta), theta)
+
+    def sample(self, theta: Float[Array, " parameter"], data: Data | None = None, *, key: PRNGKeyArray) -> Data:
+        """Poisson counts, and the constraint's centre scattered by one."""
+        del data
+        return binned_sample(self.expected(theta), theta, self.constrained, key)
+
+    def constraint_of(self, data: Data) -> tuple[Float[Array, " parameter"], Float[Array, " parameter"]]:
+        """Centre and width of the constraint of every parameter; both 0 for free parameters."""
+        return binned_constraint(self.constrained, data)
+
+    def degrees_of_freedom(self) -> Float[Array, ""]:
+        """Number of bins minus the three free parameters."""
+        return jnp.asarray(self.signal.size - 3.0)
 
 
 def resonance_search(

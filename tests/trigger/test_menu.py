@@ -1,5 +1,7 @@
 """The diphoton menu: thresholds, classifier and gates act as written."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -19,7 +21,7 @@ from tests.strategies import measured
 LIMIT = 4.0 - 2.0**-10
 
 
-def always(logit):
+def always(logit) -> Any:
     """A classifier that gives every candidate the same logit."""
     return lambda features: jnp.full((*features.shape[:-1], 1), logit)
 

@@ -1,0 +1,369 @@
+"""The last, exact step: optima and multipliers in closed form, budgets kept, and the calorimeter of the reference."""
+
+import itertools
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose, assert_array_equal
+
+from diffhep.design.polish import Sensitivities, certify, polish, with_values
+from diffhep.design.problem import Constraint, Outcome, Problem
+from diffhep.detector.calorimeter import SamplingCalorimeter
+from diffhep.parameters import Param, named_params, resolve
+
+NAMES = ("stack.x", "stack.y")
+BOUNDS = (0.01, 200.0)
+EXACT = 1e-11  # change of ln Z at which the solver stops, the least that rounding lets it see
+
+
+def power_law(design, context):
+    """Z = x^a y^b w, cost p x + q y, width x; w is a network's weight that nothing moves."""
+    d = resolve(design)
+    x, y = d["stack"]["x"], d["stack"]["y"]
+    (a, b), (p, q) = d["powers"], d["prices"]
+    return Outcome(context * x**a * y**b * d["network"][0], jnp.stack([p * x + q * y, x]))
+
+
+CALLS = []
+
+
+def counting(design, context):
+    CALLS.append(1)
+    return power_law(design, context)
+
+
+ONE = jnp.asarray(1.0)
+PROBLEM = Problem(counting, ONE, (Constraint("cost", 30.0, "cost unit"), Constraint("width", 20.0, "mm")))
+SENSITIVITIES = Sensitivities(PROBLEM, NAMES)
+
+
+def design(x=1.0, y=1.0, *, powers=(1.0, 2.0), prices=(2.0, 1.0), frozen=False):
+    stack = {
+        "x": Param(x, unit="mm", role="geometry", bounds=BOUNDS, frozen=frozen),
+        "y": Param(y, unit="mm", role="geometry", bounds=BOUNDS),
+    }
+    rest = {"network": jnp.array([1.0, -0.7]), "other": Param(0.3, unit="GeV", role="threshold")}
+    return {"stack": stack, "powers": jnp.array(powers), "prices": jnp.array(prices), **rest}
+
+
+def closed_form(powers, prices, cost):
+    """max x^a y^b with p x + q y = C: each parameter gets its power's share of the money."""
+    return np.array(powers) / np.sum(powers) * cost / np.array(prices)
+
+
+def values(found):
+    params = named_params(found)
+    return np.array([float(params[name].unwrap()) for name in NAMES])
+
+
+# the optimum ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_optimum_and_its_multiplier_in_closed_form():
+    """x = C a/((a + b) p); dZ/dC = (a + b) Z/C."""
+    found = polish(SENSITIVITIES, design())
+    assert found.converged
+    # the limits are tightened by 1e-7, and the optimum moves with them
+    assert_allclose(values(found.design), [5.0, 20.0], rtol=3e-7)
+    assert_allclose(found.objective, 2000.0, rtol=3.1e-7)
+    assert_allclose(found.objective, power_law(found.design, ONE).objective, rtol=1e-12)
+    certificate = certify(SENSITIVITIES, found.design)
+    assert_allclose(certificate.multipliers, [200.0, 0.0], rtol=1e-6)
+    assert_array_equal(certificate.active, [True, False])
+    assert certificate.residual < 1e-6
+    assert -2e-7 < certificate.excess <= 0
+
+
+def test_two_constraints_that_bind():
+    """x = 3 by its width, y = C - 2 x: dZ/dC = b Z/y, dZ/d(width) = Z (a/x - p b/(q y))."""
+    limits = np.array([30.0, 3.0])
+    found = polish(SENSITIVITIES, design(), limits=limits)
+    assert_allclose(values(found.design), [3.0, 24.0], rtol=3e-7)
+    certificate = certify(SENSITIVITIES, found.design, limits=limits)
+    z = 3.0 * 24.0**2
+    assert_allclose(certificate.multipliers, [2 * z / 24, z * (1 / 3 - 4 / 24)], rtol=1e-6)
+    assert_array_equal(certificate.active, [True, True])
+    assert certificate.residual < 1e-6
+
+
+def test_no_constraint_that_binds():
+    """An interior maximum has no multipliers."""
+
+    def hill(d, context):
+        x, y = (p.unwrap() for p in d["stack"].values())
+        return Outcome(jnp.exp(-((x - 6) ** 2 + (y - 10) ** 2) / 400), jnp.stack([x + y]))
+
+    problem = Problem(hill, None, (Constraint("cost", 30.0, ""),))
+    sensitivities = Sensitivities(problem, NAMES)
+    found = polish(sensitivities, design(5.0, 9.0), tolerance=EXACT)
+    assert_allclose(values(found.design), [6.0, 10.0], atol=np.sqrt(400 * EXACT))
+    certificate = certify(sensitivities, found.design)
+    assert_array_equal(certificate.multipliers, [0.0])
+    assert_array_equal(certificate.active, [False])
+    assert certificate.residual < 1e-6
+    assert_allclose(certificate.excess, 16 / 30 - 1, rtol=1e-5)
+
+
+@settings(max_examples=15)
+@given(
+    st.tuples(st.floats(0.3, 3.0), st.floats(0.3, 3.0)),
+    st.tuples(st.floats(0.5, 2.0), st.floats(0.5, 2.0)),
+    st.floats(2.0, 60.0),
+    st.tuples(st.floats(0.5, 40.0), st.floats(0.5, 40.0)),
+)
+def test_any_power_law_prices_budget_and_start(powers, prices, cost, start):
+    """The budget is never exceeded, not by one rounding; the optimum, multiplier and residual are those of the text."""
+    limits = np.array([cost, 150.0])
+    first = design(*start, powers=powers, prices=prices)
+    found = polish(SENSITIVITIES, first, limits=limits, tolerance=EXACT)
+    assert found.converged, found.message
+    assert np.all(found.used <= limits)
+    assert np.all(np.asarray(power_law(found.design, ONE).used) <= limits)
+    assert_allclose(values(found.design), closed_form(powers, prices, cost), rtol=3e-6)
+    certificate = certify(SENSITIVITIES, found.design, limits=limits)
+    assert_allclose(certificate.multipliers, [sum(powers) * found.objective / cost, 0.0], rtol=1e-5)
+    assert certificate.residual < 1e-6
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_multiplier_is_the_slope_of_the_optimum_in_its_limit(index):
+    """Central difference over 0.2 % of the limit: its own error is of the order of 1e-6."""
+    limits = np.array([30.0, 3.0])
+    h = np.zeros(2)
+    h[index] = 1e-3 * limits[index]
+    up, down = (polish(SENSITIVITIES, design(), limits=limits + s * h, tolerance=EXACT).objective for s in (1.0, -1.0))
+    best = polish(SENSITIVITIES, design(), limits=limits, tolerance=EXACT)
+    certificate = certify(SENSITIVITIES, best.design, limits=limits)
+    assert_allclose(certificate.multipliers[index], (up - down) / (2 * h[index]), rtol=5e-6)
+
+
+def test_all_of_it_is_compiled_once():
+    polish(SENSITIVITIES, design())
+    made = len(CALLS)
+    for start, limit in ((design(2.0, 9.0), 30.0), (design(7.0, 2.0), 14.0)):
+        for held in ((), ("stack.y",)):
+            limits = np.array([limit, 20.0])
+            found = polish(SENSITIVITIES, start, held=held, limits=limits)
+            certify(SENSITIVITIES, found.design, held=held, limits=limits)
+    assert len(CALLS) == made
+    assert PROBLEM.traces == {"value and gradient": 1}
+
+
+# what stays -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("held", "index"), [("stack.x", 0), ("stack.y", 1)])
+def test_a_held_parameter_stays_bit_for_bit(held, index):
+    start = design(2.7, 3.3)
+    found = polish(SENSITIVITIES, start, held=(held,))
+    before, after = named_params(start), named_params(found.design)
+    assert_array_equal(np.asarray(after[held].raw), np.asarray(before[held].raw))
+    # what is left of the budget goes to the other
+    wanted = [30.0 - 2 * 2.7, (30.0 - 3.3) / 2][index]
+    assert_allclose(values(found.design)[1 - index], wanted, rtol=3e-7)
+    assert certify(SENSITIVITIES, found.design, held=(held,)).residual < 1e-6
+    # as a free parameter it is not where it should be: d(ln Z)/d(raw) of order one is not balanced
+    assert certify(SENSITIVITIES, found.design).residual > 0.1
+
+
+def test_what_is_not_named_stays_bit_for_bit():
+    start = design(2.7, 3.3)
+    found = polish(SENSITIVITIES, start).design
+    assert_array_equal(np.asarray(found["other"].raw), np.asarray(start["other"].raw))
+    assert_array_equal(np.asarray(found["network"]), np.asarray(start["network"]))
+
+
+def test_a_named_parameter_moves_though_it_is_frozen_and_stays_frozen():
+    found = polish(SENSITIVITIES, design(frozen=True))
+    assert_allclose(values(found.design), [5.0, 20.0], rtol=3e-7)
+    assert found.design["stack"]["x"].frozen
+    assert not found.design["stack"]["y"].frozen
+
+
+def test_with_values_goes_by_name_not_by_order():
+    start = design(2.0, 3.0)
+    moved = with_values(start, ("stack.y", "stack.x"), np.array([0.25, -1.5]))
+    assert_array_equal([moved["stack"][n].raw for n in "xy"], [-1.5, 0.25])
+    assert moved["other"].raw == start["other"].raw
+    assert moved["stack"]["x"].unit == "mm"
+
+
+# when it cannot be ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.xfail(raises=ValueError, reason="Param.freeze goes through the value, which rounds to the bound itself")
+def test_budgets_that_cannot_be_met_are_not_called_converged():
+    found = polish(SENSITIVITIES, design(), limits=np.array([0.02, 20.0]))
+    assert not found.converged
+    assert found.used[0] > 0.02
+    assert certify(SENSITIVITIES, found.design, limits=np.array([0.02, 20.0])).excess > 0
+
+
+def test_a_solver_that_was_stopped_says_so():
+    found = polish(SENSITIVITIES, design(), max_steps=1)
+    assert not found.converged
+    assert found.message == "Iteration limit reached"
+
+
+def test_every_iteration_is_reported():
+    said = []
+    found = polish(SENSITIVITIES, design(), on_step=lambda count, value: said.append((count, value)))
+    assert [count for count, _ in said] == list(range(1, len(said) + 1))
+    assert_allclose(said[-1][1], found.objective, rtol=1e-9)
+
+
+# the certificate ------------------------------------------------------------------------------------------------------
+
+
+def test_sensitivities_are_the_derivatives():
+    """d/d(raw) = d/dx dx/d(raw), and dZ/dx = a Z/x."""
+    start = design(2.0, 3.0)
+    value, used, slope, rows = SENSITIVITIES(SENSITIVITIES.raw(start), start)
+    per_raw = np.array([float(p.slope()) for p in start["stack"].values()])
+    assert_allclose(value, 18.0, rtol=1e-13)
+    assert_allclose(used, [7.0, 2.0], rtol=1e-13)
+    assert_allclose(slope, np.array([18.0 / 2, 2 * 18.0 / 3]) * per_raw, rtol=1e-12)
+    assert_allclose(rows, np.array([[2.0, 1.0], [1.0, 0.0]]) * per_raw, rtol=1e-13)
+
+
+def test_the_residual_at_the_optimum_is_rounding_and_large_elsewhere_on_the_budget():
+    """Along the budget ln Z falls by a third of a percent for a move of 5 %, and its slope says so."""
+    residuals = [
+        certify(SENSITIVITIES, design(x, (1 - 1e-12) * (30 - 2 * x))).residual for x in (5.0, 4.75, 5.25, 2.0, 12.0)
+    ]
+    assert residuals[0] < 1e-10
+    assert min(residuals[1:]) > 0.01
+    assert min(residuals[3:]) > 0.3
+
+
+def test_a_design_short_of_the_budget_is_not_optimal():
+    certificate = certify(SENSITIVITIES, design(4.0, 16.0))
+    assert_array_equal(certificate.multipliers, 0)
+    assert not certificate.active.any()
+    assert certificate.residual > 0.5
+    assert_allclose(certificate.excess, 24 / 30 - 1, rtol=1e-12)
+
+
+def test_a_constraint_that_would_have_to_push_the_other_way_has_no_multiplier():
+    """At x = 12 the optimum lies at smaller x: a width of 12 binds, but wants to be smaller, not larger."""
+    certificate = certify(SENSITIVITIES, design(12.0, 6.0), limits=np.array([30.0, 12.0]))
+    assert_array_equal(certificate.active, [True, True])
+    assert certificate.multipliers[0] > 0
+    assert certificate.multipliers[1] > 0 or certificate.residual > 0.3
+
+
+@pytest.mark.parametrize(("distance", "binds"), [(0.5e-4, True), (2e-4, False)])
+def test_a_constraint_binds_within_the_distance_given(distance, binds):
+    certificate = certify(SENSITIVITIES, design(5.0, 30 * (1 - distance) - 10.0))
+    assert certificate.active[0] == binds
+    assert (certificate.multipliers[0] > 0) == binds
+    wider = certify(SENSITIVITIES, design(5.0, 30 * (1 - distance) - 10.0), active=1e-3)
+    assert wider.active[0]
+
+
+# the sampling calorimeter of the reference problems (R1, C2) ----------------------------------------------------------
+
+
+def calorimeter(absorber=5.0, active=4.0, layers=24.0):
+    def thickness(value):
+        return Param(value, unit="mm", role="geometry", bounds=(0.3, 20.0))
+
+    return {
+        "absorber": thickness(absorber),
+        "active": thickness(active),
+        "layers": Param(layers, unit="", role="geometry", bounds=(4.0, 160.0)),
+    }
+
+
+def resolution(d, context):
+    d = resolve(d)
+    stack = SamplingCalorimeter(d["absorber"], d["active"], d["layers"], noise=0.0)
+    cost = d["layers"] * (1 + 0.02 * d["absorber"] + 0.05 * d["active"])
+    return Outcome(1 / stack.resolution(context), jnp.stack([cost, stack.depth()]))
+
+
+ECAL = Sensitivities(
+    Problem(resolution, jnp.asarray(60.0), (Constraint("cost", 30.0, "cost unit"), Constraint("depth", 250.0, "mm"))),
+    ("absorber", "active", "layers"),
+)
+
+
+@pytest.mark.parametrize(
+    ("cost", "layers", "absorber", "active", "sigma", "depth"),
+    [(30.0, 24, 6.5174, 2.3930, 2.5022, 213.9), (60.0, 53, 3.0789, 1.4100, 1.8022, 237.9)],
+)
+@pytest.mark.parametrize("start", [(5.0, 4.0), (2.0, 1.0), (9.0, 3.0)])
+def test_the_best_sampling_calorimeter_within_a_cost(cost, layers, absorber, active, sigma, depth, start):
+    """Reference values: closed form and scan, to the digits shown."""
+    limits = np.array([cost, 250.0])
+    found = polish(ECAL, calorimeter(*start, layers), held=("layers",), limits=limits, tolerance=EXACT)
+    assert found.converged
+    assert_allclose(found.design["absorber"].unwrap(), absorber, atol=1e-3)
+    assert_allclose(found.design["active"].unwrap(), active, atol=1e-3)
+    assert_allclose(100 / found.objective, sigma, atol=6e-5)
+    assert_allclose(found.used[1], depth, atol=0.06)
+    assert found.used[0] <= cost
+    certificate = certify(ECAL, found.design, held=("layers",), limits=limits)
+    assert_array_equal(certificate.active, [True, False])
+    assert certificate.multipliers[0] > 0
+    assert certificate.multipliers[1] == 0
+    assert certificate.residual < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("cost", "best"), [(30.0, {23: 2.5372, 24: 2.5022, 25: 2.5027}), (60.0, {52: 1.8050, 53: 1.8022, 54: 1.8236})]
+)
+def test_the_integer_layouts_beside_the_best(cost, best):
+    limits = np.array([cost, 250.0])
+    found = {
+        n: polish(ECAL, calorimeter(layers=float(n)), held=("layers",), limits=limits, tolerance=EXACT) for n in best
+    }
+    assert_allclose([100 / p.objective for p in found.values()], list(best.values()), atol=6e-5)
+    assert all(np.all(p.used <= limits) for p in found.values())
+    assert max(found, key=lambda n: found[n].objective) == min(best, key=lambda n: best[n])
+
+
+def test_the_cost_multiplier_of_the_calorimeter_is_the_slope_of_the_best_resolution():
+    h = 0.05
+    down, best, up = (
+        polish(ECAL, calorimeter(), held=("layers",), limits=np.array([30.0 + s * h, 250.0]), tolerance=EXACT)
+        for s in (-1, 0, 1)
+    )
+    certificate = certify(ECAL, best.design, held=("layers",))
+    # third derivative: the quotient over 2h and that over 4h differ by this much
+    assert_allclose(certificate.multipliers[0], (up.objective - down.objective) / (2 * h), rtol=1e-3)
+
+
+def test_relaxed_layers_are_worth_more_than_any_integer():
+    relaxed = polish(ECAL, calorimeter(), tolerance=EXACT)
+    assert relaxed.converged
+    assert 24 < float(relaxed.design["layers"].unwrap()) < 25
+    held = [polish(ECAL, calorimeter(layers=n), held=("layers",), tolerance=EXACT).objective for n in (24.0, 25.0)]
+    assert relaxed.objective > max(held)
+    assert certify(ECAL, relaxed.design).residual < 1e-6
+
+
+# at the edge of a parameter -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.xfail(raises=ValueError, reason="Param.freeze goes through the value, which rounds to the bound itself")
+@pytest.mark.parametrize("start", [1.0, 15.0])
+def test_an_optimum_at_a_bound_is_approached_not_refused(start):
+    """Z = x^-20/(1 + y) falls everywhere: both end at their lower bounds, where the raw leaf runs to minus infinity."""
+
+    def falling(d, context):
+        x, y = (p.unwrap() for p in d["stack"].values())
+        return Outcome(x**-20 / (1 + y), jnp.stack([x + y]))
+
+    sensitivities = Sensitivities(Problem(falling, None, (Constraint("cost", 500.0, ""),)), NAMES)
+    found = polish(sensitivities, design(start, 5.0))
+    assert values(found.design)[0] < 0.02
+    assert np.isfinite(certify(sensitivities, found.design).residual)
+
+
+def test_every_pair_of_starts_agrees():
+    found = [values(polish(SENSITIVITIES, design(x, y)).design) for x, y in itertools.product((0.5, 9.0), (0.5, 19.0))]
+    assert_allclose(found, [found[0]] * 4, rtol=1e-6)
