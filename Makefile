@@ -18,7 +18,7 @@ demo: $(VENV)/.ok                ## optimise a detector on the shipped samples, 
 	$(BIN)/diffhep optimise higgs-diphoton -o $(RUN)
 
 test: $(VENV)/.ok                ## run the tests
-	$(BIN)/python -m pytest -q -n 2
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 check: lint types layers test    ## lint, types, layers and tests: what continuous integration runs
 

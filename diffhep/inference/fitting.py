@@ -54,7 +54,7 @@ def fit(
     fixed: Mapping[str, ArrayLike] | None = None,
     start: Float[Array, " parameter"] | None = None,
     tolerance: float = 1e-9,
-    max_steps: int = 100,
+    max_steps: int = 200,
 ) -> Fit:
     """Maximum of the likelihood; differentiable through its optimum with respect to everything in model and data.
 
@@ -153,7 +153,7 @@ def fit_each(
     *,
     start: Float[Array, "fit parameter"] | None = None,
     tolerance: float = 1e-9,
-    max_steps: int = 100,
+    max_steps: int = 200,
 ) -> Fit:
     """Several fits of one model in one loop: row by row, each with its own data and its own parameters held.
 
@@ -183,7 +183,7 @@ def search_each(
     *,
     start: Float[Array, "fit parameter"] | None = None,
     tolerance: float = 1e-9,
-    max_steps: int = 100,
+    max_steps: int = 200,
 ) -> Fit:
     """The fits of `fit_each` as constants, without derivatives."""
     require_float64(model.init)

@@ -205,7 +205,7 @@ def binned_sample(
 def binned_constraint(constrained: tuple[bool, ...], data: Data) -> tuple[Array, Array]:
     """Centre and width of unit-normal constraints; both 0 for free parameters."""
     active = np.array(constrained, dtype=float)
-    return active * data.auxiliary, jnp.asarray(active)
+    return jnp.asarray(active) * data.auxiliary, jnp.asarray(active)
 
 
 def binned_derivatives(

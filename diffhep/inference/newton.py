@@ -67,7 +67,7 @@ def minimise(
     lower: Float[Array, " parameter"] | None = None,
     upper: Float[Array, " parameter"] | None = None,
     tolerance: float = 1e-9,
-    max_steps: int = 100,
+    max_steps: int = 200,
 ) -> Minimum:
     """Minimum of a smooth function of a few hundred parameters at most.
 
@@ -106,7 +106,7 @@ class Problem(NamedTuple):
     objective: Objective
     derivatives: Derivatives
     tolerance: float = 1e-9
-    max_steps: int = 100
+    max_steps: int = 200
 
 
 def search(problem: Problem, init: Array, args: PyTree, lower: Array, upper: Array) -> Minimum:
@@ -198,16 +198,26 @@ def _step(gradient: Array, hessian: Array, free: Array, damping: Array) -> Array
     return -scale * (vectors @ ((vectors.T @ g) / (jnp.maximum(jnp.abs(values), 1e-12) + damping)))
 
 
+def _inside(x: Array, step: Array, lower: Array, upper: Array) -> Array:
+    """The point a step leads to: shortened to the first bound it meets, so that its direction is kept.
+
+    Where that would be hardly a step at all, the bounds are met one by one instead.
+    """
+    room = jnp.where(step > 0, upper - x, x - lower)
+    share = jnp.min(jnp.where((step != 0) & (room > 0), room / jnp.where(step != 0, jnp.abs(step), 1.0), jnp.inf))
+    return jnp.clip(x + jnp.where(share > 1e-3, jnp.minimum(share, 1.0), 1.0) * step, lower, upper)
+
+
 def _loop(problem: Problem, theta: Array, args: PyTree, lower: Array, upper: Array) -> Minimum:
     # The state is packed into few arrays: XLA compiles one kernel for every array it has to select between.
     n = theta.size
 
     def body(state: tuple) -> tuple:
-        # evaluates at x + step, keeps the better of the two points, and finds the next step from there
+        # evaluates at the next point and keeps the better of two. One point that is worse is forgiven if the step from
+        # there leads to a better one: in a narrow curved valley that is a step along it and a step back to its floor.
         vectors, h, scalars, steps, _ = state
-        x, g, step = vectors
-        f, norm, damping = scalars
-        x_new = jnp.clip(x + step, lower, upper)
+        _x, _g, x_new = vectors
+        f, norm, damping, forgiven = scalars
         f_new, g_new, h_new = problem.derivatives(x_new, args)
         free_new = _free(x_new, g_new, lower, upper)
         norm_new = jnp.max(jnp.abs(g_new) * _scale(h_new) * free_new)
@@ -216,27 +226,32 @@ def _loop(problem: Problem, theta: Array, args: PyTree, lower: Array, upper: Arr
         better = (f_new < f - noise) | ((f_new <= f + noise) & (norm_new < norm))
         finite = jnp.isfinite(f_new) & jnp.isfinite(norm_new)
         good = (steps == 0) | (better & finite)
-        damping = jnp.where(good, damping / 10, jnp.maximum(damping * 10, 1e-2))
-        damping = jnp.where(damping < 1e-4, 0.0, damping)
-        scalars = jnp.where(good, jnp.stack([f_new, norm_new, damping]), jnp.stack([f, norm, damping]))
-        kept = jnp.where(good, jnp.stack([x_new, g_new]), jnp.stack([x, g]))
-        h = jnp.where(good, h_new, h)
-        step = _step(kept[1], h, _free(kept[0], kept[1], lower, upper), damping)
+        forgive = ~good & finite & (forgiven == 0)
+        # the range is wide because a nearly flat valley wants a damping near its own tiny curvature
+        damping = jnp.where(good, damping / 10, jnp.where(forgive, damping, jnp.maximum(damping * 30, 1e-7)))
+        damping = jnp.where(damping < 1e-14, 0.0, damping)
+        new = jnp.stack([f_new, norm_new, damping, 0.0])
+        scalars = jnp.where(good, new, jnp.stack([f, norm, damping, forgive.astype(f.dtype)]))
+        go_on = good | forgive
+        base, h_base = jnp.where(go_on, jnp.stack([x_new, g_new]), vectors[:2]), jnp.where(go_on, h_new, h)
+        kept, h = jnp.where(good, base, vectors[:2]), jnp.where(good, h_new, h)
+        step = _step(base[1], h_base, _free(base[0], base[1], lower, upper), damping)
         status = jnp.where(steps + 1 >= problem.max_steps, MAX_STEPS, -1)
         status = jnp.where(damping > 1e12, STALLED, status)
         status = jnp.where((steps == 0) & ~finite, NOT_FINITE, status)
         status = jnp.where(scalars[1] <= problem.tolerance, CONVERGED, status)
-        return jnp.concatenate([kept, step[None]]), h, scalars, steps + 1, status
+        target = _inside(base[0], step, lower, upper)
+        return jnp.concatenate([kept, target[None]]), h, scalars, steps + 1, status
 
     zero = jnp.zeros_like(theta)
     state = (
-        jnp.stack([theta, zero, zero]),
+        jnp.stack([theta, zero, theta]),
         jnp.eye(n, dtype=theta.dtype),
-        jnp.array([jnp.inf, jnp.inf, 0.0], theta.dtype),
+        jnp.array([jnp.inf, jnp.inf, 0.0, 0.0], theta.dtype),
         jnp.array(0),
         jnp.array(-1),
     )
-    (x, g, step), _, scalars, steps, status = jax.lax.while_loop(lambda s: s[-1] == -1, body, state)
+    (x, g, ahead), _, scalars, steps, status = jax.lax.while_loop(lambda s: s[-1] == -1, body, state)
     # the next Newton step is known already, and brings the parameters from the tolerance to rounding
-    x = jnp.where(status == CONVERGED, jnp.clip(x + step, lower, upper), x)
+    x = jnp.where(status == CONVERGED, ahead, x)
     return Minimum(x, scalars[0], scalars[1], steps, status, ~_free(x, g, lower, upper))
