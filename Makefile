@@ -6,7 +6,7 @@ UV   := uv==0.13.8
 RUN  ?= runs/demo
 export UV_PYTHON_DOWNLOADS := never
 
-.PHONY: help setup demo test check lint types layers bench lock wheel samples clean
+.PHONY: help setup demo test check lint types layers lock wheel samples clean
 .DEFAULT_GOAL := help
 
 help:                            ## list every target
@@ -30,9 +30,6 @@ types: $(VENV)/.ok               ## pyright
 
 layers: $(VENV)/.ok              ## import-linter: an import may only point down
 	$(BIN)/lint-imports
-
-bench: $(VENV)/.ok               ## benchmark rows, one pinned thread
-	$(BIN)/python tests/benchmark/run.py
 
 wheel: $(VENV)/.ok               ## build the sdist and the wheel from it, into dist/
 	$(BIN)/python -m build --no-isolation --outdir dist .

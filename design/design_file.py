@@ -6,6 +6,7 @@ networks they are trained at that layout.
 """
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +45,17 @@ def read_design(file: str | Path, study: AbstractStudy, *, progress: Report) -> 
     for key in content.keys() - {"study", "parameters", "networks"}:
         msg = f"{file}: unknown key {key!r}; a design has study, parameters and networks"
         raise ValueError(msg)
-    if "networks" in content:
-        design = RunFolder(file.parent).load_tree(content["networks"], study.untrained())
-        return with_parameters(design, content.get("parameters", {}), source=str(file))
-    moved = with_parameters(study.untrained(), content.get("parameters", {}), source=str(file))
+    values, networks = content.get("parameters", {}), content.get("networks", "")
+    if not isinstance(values, dict):
+        msg = f"{file}: parameters: an object of names and values is wanted, got {values!r}"
+        raise ValueError(msg)
+    if not isinstance(networks, str):
+        msg = f"{file}: networks: the name of a file is wanted, got {networks!r}"
+        raise ValueError(msg)
+    if networks:
+        design = RunFolder(file.parent).load_tree(networks, study.untrained())
+        return with_parameters(design, values, source=str(file))
+    moved = with_parameters(study.untrained(), values, source=str(file))
     return study.train(moved, progress=progress)
 
 
@@ -74,8 +82,10 @@ def with_parameters(design: PyTree, values: dict[str, Any], *, source: str) -> P
         if name not in known:
             msg = f"{source}: no parameter is called {name!r}; there are {', '.join(known)}"
             raise ValueError(msg)
-        if not isinstance(value, int | float) or not np.isfinite(value):
-            msg = f"{source}: {name}: a finite number is wanted, got {value!r}"
+        shape = np.shape(known[name].raw)
+        if not finite_numbers(value, shape):
+            wanted = f"an array of finite numbers of shape {shape}" if shape else "a finite number"
+            msg = f"{source}: {name}: {wanted} is wanted, got {value!r}"
             raise ValueError(msg)
 
     def replace(path: tuple, node: object) -> object:
@@ -83,9 +93,16 @@ def with_parameters(design: PyTree, values: dict[str, Any], *, source: str) -> P
         if not isinstance(node, Param) or name not in values:
             return node
         try:
-            return eqx.tree_at(lambda p: p.raw, node, node.at(values[name]).raw)
+            return eqx.tree_at(lambda p: p.raw, node, node.at(np.asarray(values[name], dtype=float)).raw)
         except ValueError as error:
             msg = f"{source}: {name}: {error}"
             raise ValueError(msg) from None
 
     return jax.tree_util.tree_map_with_path(replace, design, is_leaf=is_param)
+
+
+def finite_numbers(value: Any, shape: tuple[int, ...]) -> bool:
+    """Whether a JSON value is an array of finite numbers of a shape; () is a number. true and false are none."""
+    if shape:
+        return isinstance(value, list) and len(value) == shape[0] and all(finite_numbers(v, shape[1:]) for v in value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max

@@ -22,6 +22,8 @@ from diffhep.parameters import Param, is_param, named_params, path_name, split
 # limits are tightened by this much, so that the solver's own tolerance cannot leave a budget exceeded
 MARGIN = 1e-7
 ACTIVE = 1e-4
+# raw leaves of bounded Params stay in this range: beyond it they have no slope left to come back by
+REACH = 12.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +104,7 @@ def polish(
     held: Sequence[str] = (),
     limits: np.ndarray | None = None,
     max_steps: int = 40,
-    tolerance: float = 1e-9,
+    tolerance: float = 1e-10,
     on_step: Callable[[int, float], None] | None = None,
 ) -> Polished:
     """Maximise the objective over the named Params of `sensitivities`, with every constraint met.
@@ -141,11 +143,14 @@ def polish(
         if on_step is not None:
             on_step(count, next(iter(cache.values()))[0])
 
+    bounded = [named_params(design)[name].bounds is not None for name in sensitivities.names]
+    reach = np.where(np.array(bounded)[free], REACH, np.inf)
     solution = scipy.optimize.minimize(
         lambda r: -np.log(at(r)[0]),
         raw[free],
         jac=lambda r: -at(r)[2] / at(r)[0],
         method="SLSQP",
+        bounds=list(zip(-reach, reach, strict=True)),
         constraints=[
             {
                 "type": "ineq",

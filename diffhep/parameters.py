@@ -76,8 +76,13 @@ class Param(paramax.AbstractUnwrappable[Array]):
         return Param(value, unit=self.unit, role=self.role, bounds=self.bounds, scale=self.scale, frozen=self.frozen)
 
     def freeze(self, *, frozen: bool = True) -> "Param":
-        """The same parameter, kept out of (or, with `frozen=False`, put back into) the trainable part."""
-        return Param(self.unwrap(), unit=self.unit, role=self.role, bounds=self.bounds, scale=self.scale, frozen=frozen)
+        """The same parameter, kept out of (or, with `frozen=False`, put back into) the trainable part.
+
+        The raw leaf is taken over as it is: a value next to a bound, rounded onto it, would be refused.
+        """
+        middle = 0.0 if self.bounds is None else 0.5 * (self.bounds[0] + self.bounds[1])
+        blank = Param(middle, unit=self.unit, role=self.role, bounds=self.bounds, scale=self.scale, frozen=frozen)
+        return eqx.tree_at(lambda p: p.raw, blank, self.raw)
 
 
 if TYPE_CHECKING:

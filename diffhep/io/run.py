@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import equinox as eqx
+import jax
 import numpy as np
 import tomli_w
 from jaxtyping import PyTree
@@ -36,9 +37,10 @@ class RunFolder:
         """Start a run in a new or empty folder."""
         run = RunFolder(path)
         run.check_free()
+        text = tomli_w.dumps(without_none(config))
         run.path.mkdir(parents=True, exist_ok=True)
         with run.replacing(CONFIG) as file:
-            file.write_text(tomli_w.dumps(without_none(config)))
+            file.write_text(text)
         return run
 
     def check_free(self) -> None:
@@ -61,8 +63,12 @@ class RunFolder:
         return run
 
     def config(self) -> dict[str, Any]:
-        """The configuration the run was started with."""
-        return tomllib.loads((self.path / CONFIG).read_text())
+        """The configuration the run was started with; a ValueError that names the file if it is broken."""
+        try:
+            return tomllib.loads((self.path / CONFIG).read_text())
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            msg = f"{self.path / CONFIG}: not valid TOML ({error})"
+            raise ValueError(msg) from None
 
     @contextmanager
     def replacing(self, name: str) -> Iterator[Path]:
@@ -93,7 +99,7 @@ class RunFolder:
             raise ValueError(msg)
         try:
             return json.loads(file.read_text())
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
             msg = f"{file}: not valid JSON ({error})"
             raise ValueError(msg) from None
 
@@ -104,7 +110,10 @@ class RunFolder:
             file.write(line + "\n")
 
     def save_tree(self, name: str, tree: PyTree) -> None:
-        """Store the arrays of a pytree, exactly."""
+        """Store the arrays of a pytree, exactly; arrays of objects, which NumPy would pickle, are refused."""
+        if any(isinstance(x, np.ndarray) and x.dtype.hasobject for x in jax.tree.leaves(tree)):
+            msg = f"{self.path / name}: arrays of objects cannot be stored"
+            raise ValueError(msg)
         with self.replacing(name) as file, file.open("wb") as stream:
             eqx.tree_serialise_leaves(stream, tree)
 
@@ -113,7 +122,11 @@ class RunFolder:
         file = self.path / name
         try:
             with file.open("rb") as stream:
-                return eqx.tree_deserialise_leaves(stream, like)
+                tree = eqx.tree_deserialise_leaves(stream, like)
+                if stream.read(1):
+                    msg = "it holds more arrays than are asked for"
+                    raise ValueError(msg)
+                return tree
         except (OSError, ValueError, RuntimeError, EOFError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             msg = f"{file}: cannot be read back ({reason})"
@@ -134,6 +147,9 @@ def plain(content: Any, name: str = "") -> Any:
         return content
     if isinstance(content, Path):
         return str(content)
+    if np.asarray(content).dtype.kind not in "biuf":
+        msg = f"{name}: a number, a text or a collection of them is wanted, got {type(content).__name__}"
+        raise ValueError(msg)
     if not np.all(np.isfinite(np.asarray(content, dtype=float))):
         msg = f"{name}: {np.asarray(content)} is not finite"
         raise ValueError(msg)
@@ -142,5 +158,10 @@ def plain(content: Any, name: str = "") -> Any:
 
 def without_none(config: Mapping[str, Any]) -> dict[str, Any]:
     """TOML knows no null: leave such keys out."""
-    items = {key: without_none(value) if isinstance(value, Mapping) else value for key, value in config.items()}
-    return {key: plain(value) for key, value in items.items() if value is not None}
+
+    def kept(node: Any) -> Any:
+        if not isinstance(node, Mapping):
+            return node
+        return {key: kept(value) for key, value in node.items() if value is not None}
+
+    return plain(kept(config))

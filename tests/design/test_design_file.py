@@ -234,7 +234,6 @@ def test_a_json_object_is_read_as_it_is(tmp_path):
     assert load_json(by_hand(tmp_path, {"a": [1, 2.5, None]})) == {"a": [1, 2.5, None]}
 
 
-@pytest.mark.xfail(reason="the shapes of `parameters` and `networks` are not checked, and true is a number")
 @pytest.mark.parametrize(
     ("content", "word"),
     [
@@ -251,7 +250,6 @@ def test_values_of_the_wrong_type_are_named(tmp_path, content, word):
     assert word in refused(by_hand(tmp_path, content))
 
 
-@pytest.mark.xfail(raises=ValueError, reason="write_design writes lists for arrays, with_parameters refuses lists")
 def test_the_round_trip_of_an_array_of_parameters(run):
     class Radii(Study):
         def untrained(self):
