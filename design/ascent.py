@@ -20,6 +20,8 @@ from jaxtyping import Array, Float, Int, PyTree
 from diffhep.design.problem import Outcome, Problem, excess
 from diffhep.parameters import Param, is_param
 
+MOST = 0.1  # excess counted in one update of a multiplier
+
 
 class AscentState(NamedTuple):
     """All lanes of an ascent; the leading axis of every array is the lane."""
@@ -65,7 +67,7 @@ class Ascent:
         self.optimiser = adam
 
         def lagrangian(trainable: PyTree, limits: Array, multipliers: Array, context: PyTree) -> tuple[Array, Outcome]:
-            outcome = problem.evaluate(eqx.combine(trainable, rest), context)
+            outcome = problem.outcome(eqx.combine(trainable, rest), context)
             shifted = jnp.maximum(0.0, multipliers + penalty * excess(outcome.used, limits))
             loss = -jnp.log(outcome.objective) + jnp.sum(shifted**2 - multipliers**2) / (2 * penalty)
             return loss, outcome
@@ -76,7 +78,10 @@ class Ascent:
             rates = step_sizes(state.trainable, physical_rate, weight_rate)
             decay = schedule(state.step)
             updates = jax.tree.map(lambda u, r, m: -r * decay * m * u, updates, rates, mobile)
-            raised = jnp.maximum(0.0, state.multipliers + penalty * excess(outcome.used, limits))
+            # a start far outside a budget would wind the multiplier up by orders of magnitude: the quadratic term pulls
+            # such a start back, and the multiplier only has to settle the last tenth
+            over = jnp.clip(excess(outcome.used, limits), -MOST, MOST)
+            raised = jnp.maximum(0.0, state.multipliers + penalty * over)
             due = (state.step + 1) % update_every == 0
             multipliers = jnp.where(due, raised, state.multipliers)
             trainable = optax.apply_updates(state.trainable, updates)

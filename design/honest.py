@@ -53,14 +53,13 @@ def measure_with_error(
     Returns:
         A function of (design, number of events of each sample, context).
     """
+    once = jax.jit(function)  # traced once, for the values and for every gradient
 
     @jax.jit
     def values_and_influence(design: PyTree, factors: Mapping[str, Array], context: PyTree) -> tuple[dict, dict]:
-        values = dict(function(design, factors, context))
+        values = dict(once(design, factors, context))
         # one gradient each: what does not depend on the events then costs nothing
-        return values, {
-            name: jax.grad(lambda f, n=name: function(design, f, context)[n])(dict(factors)) for name in values
-        }
+        return values, {name: jax.grad(lambda f, n=name: once(design, f, context)[n])(dict(factors)) for name in values}
 
     def run(design: PyTree, sizes: Mapping[str, int], context: PyTree) -> dict[str, Measured]:
         values, influence = values_and_influence(design, {name: jnp.ones(n) for name, n in sizes.items()}, context)

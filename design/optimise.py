@@ -34,7 +34,7 @@ from diffhep.design.polish import Polished, Sensitivities, certify, polish, with
 from diffhep.design.study import AbstractStudy, Report
 from diffhep.design.summary import Designs, summary
 from diffhep.io import RunFolder
-from diffhep.parameters import named_params, split
+from diffhep.parameters import Param, named_params, split
 
 RESULT = "result.json"
 VERSIONS = ("diffhep", "jax", "jaxlib", "equinox", "optax", "optimistix", "numpy", "scipy", "uproot", "hls4ml")
@@ -187,10 +187,7 @@ class Run:
         """The best exact optimum over integer values next to the relaxed ones."""
         relaxed = starts.designs[starts.best]
         params = named_params(relaxed)
-        choices = []
-        for name in self.study.integers:
-            value = float(params[name].unwrap())
-            choices.append([np.floor(value) - 1, np.floor(value), np.ceil(value), np.ceil(value) + 1])
+        choices = [nearby_integers(params[name]) for name in self.study.integers]
         found: list[Polished] = []
         combinations = sorted(set(itertools.product(*choices)))
         for count, values in enumerate(combinations):
@@ -286,14 +283,14 @@ class Starts:
     @property
     def within(self) -> np.ndarray:
         """Whether each start meets every budget."""
-        return np.all(self.excess <= 0, axis=1)
+        return np.all(self.excess <= 0, axis=1) & np.isfinite(self.objectives)
 
     @property
     def best(self) -> int:
         """The start with the largest objective among those within the budgets."""
         if not self.within.any():
             return int(np.argmin(self.excess.max(axis=1)))
-        return int(np.argmax(np.where(self.within, self.objectives, -np.inf)))
+        return int(np.nanargmax(np.where(self.within, self.objectives, -np.inf)))
 
     def summary(self, ascended: Ascended) -> dict[str, Any]:
         """How many starts there were, and how many agree with the best."""
@@ -306,6 +303,15 @@ class Starts:
             "within_budget": self.within,
             "history": ascended.history[:, :, 0],
         }
+
+
+def nearby_integers(param: Param) -> list[float]:
+    """The two integers below a scalar Param and the two above, those strictly inside its bounds."""
+    value, (low, high) = float(param.unwrap()), param.bounds or (-np.inf, np.inf)
+    around = {np.floor(value) - 1, np.floor(value), np.ceil(value), np.ceil(value) + 1}
+    # on a bound the raw leaf is infinite: there the nearest integer inside is all there is
+    inside = [n for n in sorted(around) if low < n < high]
+    return inside or [float(np.clip(np.round(value), np.floor(low) + 1, np.ceil(high) - 1))]
 
 
 def with_integers(design: PyTree, values: Mapping[str, float]) -> PyTree:

@@ -69,7 +69,7 @@ class Sensitivities:
         self.problem, self.names = problem, tuple(names)
 
         def used(raw: jax.Array, design: PyTree, context: PyTree) -> jax.Array:
-            return problem.evaluate(with_values(design, self.names, raw), context).used
+            return problem.outcome(with_values(design, self.names, raw), context).used
 
         def constraints(raw: jax.Array, design: PyTree, context: PyTree) -> tuple[jax.Array, jax.Array]:
             # one gradient each, rather than one vmapped pullback of everything: costs that do not depend on the events

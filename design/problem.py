@@ -66,6 +66,11 @@ class Problem:
     traces: dict[str, int] = dataclasses.field(default_factory=dict, compare=False)
 
     @functools.cached_property
+    def outcome(self) -> Callable[[PyTree, PyTree], Outcome]:
+        """`evaluate`, traced once for every program that contains it."""
+        return jax.jit(self.evaluate)
+
+    @functools.cached_property
     def value(self) -> Callable[[PyTree, PyTree, PyTree], Float[Array, ""]]:
         """Compiled objective of (trainable part, rest, context); one program for everyone who asks."""
         return jax.jit(counted(self.objective_of, self.traces, "value"))
@@ -77,7 +82,7 @@ class Problem:
 
     def objective_of(self, trainable: PyTree, rest: PyTree, context: PyTree) -> Float[Array, ""]:
         """Objective of a design in two parts, as `split` makes them."""
-        return self.evaluate(eqx.combine(trainable, rest), context).objective
+        return self.outcome(eqx.combine(trainable, rest), context).objective
 
     @property
     def limits(self) -> np.ndarray:

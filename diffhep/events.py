@@ -66,6 +66,10 @@ class Events(eqx.Module):
         """Some of the rows; weights are not rescaled."""
         return Events({k: v[rows] for k, v in self.fields.items()}, self.mask[rows], self.weight[rows])
 
+    def only(self, *names: str) -> "Events":
+        """The same events with these fields and no others."""
+        return Events({name: self[name] for name in names}, self.mask, self.weight)
+
     def sum_of_weights(self) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """Sum of weights and its standard error, the root of the sum of squared weights."""
         return jnp.sum(self.weight), jnp.sqrt(jnp.sum(self.weight**2))

@@ -357,11 +357,7 @@ def read(run: RunFolder, name: str, model: type[Model]) -> Model:
     'higgs-diphoton'
     """
     file = run.path / name
-    try:
-        content = run.read_json(name)
-    except UnicodeDecodeError as error:
-        msg = f"{file}: not valid JSON (not text in UTF-8: {error.reason})"
-        raise ValueError(msg) from None
+    content = run.read_json(name)
     try:
         return model.model_validate(content)
     except ValidationError as error:

@@ -61,8 +61,8 @@ class DenseClassifier(AbstractStage):
     (5, 1)
     """
 
-    weights: tuple[Float[Array, "out in"], ...]
-    biases: tuple[Float[Array, "out"], ...]
+    weights: tuple[Float[Array, "m n"], ...]
+    biases: tuple[Float[Array, " m"], ...]
     exponents: tuple[int, ...] = eqx.field(static=True)
     offsets: tuple[float, ...] = eqx.field(static=True)
 
@@ -120,14 +120,14 @@ class DenseClassifier(AbstractStage):
         offsets = np.ldexp(mean, -exponents)
         return DenseClassifier(self.weights, self.biases, tuple(exponents.tolist()), tuple(offsets.tolist()))
 
-    def __call__(self, x: Float[Array, "*event in"], *, key: PRNGKeyArray | None = None) -> Float[Array, "*event out"]:
+    def __call__(self, x: Float[Array, "*event n"], *, key: PRNGKeyArray | None = None) -> Float[Array, "*event m"]:
         """The logits of events; any leading shape."""
         u = scale(x, self.exponents) - jnp.asarray(self.offsets, self.weights[0].dtype)
         for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
             u = jax.nn.relu(u @ weight.T + bias)
         return u @ self.weights[-1].T + self.biases[-1]
 
-    def folded_biases(self) -> tuple[Float[Array, "out"], ...]:
+    def folded_biases(self) -> tuple[Float[Array, " m"], ...]:
         """The biases of the same network without offsets: the first becomes b - W o."""
         first = self.biases[0] - self.weights[0] @ jnp.asarray(self.offsets)
         return (first, *self.biases[1:])
@@ -160,8 +160,8 @@ class QuantisedClassifier(AbstractStage):
             that may need more than 53 bits (beyond them float64 and the integers could differ).
     """
 
-    weights: tuple[Float[Array, "out in"], ...]
-    biases: tuple[Float[Array, "out"], ...]
+    weights: tuple[Float[Array, "m n"], ...]
+    biases: tuple[Float[Array, " m"], ...]
     exponents: tuple[int, ...] = eqx.field(static=True)
     input_format: FixedPoint = eqx.field(static=True)
     formats: tuple[LayerFormat, ...] = eqx.field(static=True)
@@ -219,7 +219,7 @@ class QuantisedClassifier(AbstractStage):
             raise ValueError(msg)
         return FixedPoint(1, width - 1 - f, f)
 
-    def __call__(self, x: Float[Array, "*event in"], *, key: PRNGKeyArray | None = None) -> Float[Array, "*event out"]:
+    def __call__(self, x: Float[Array, "*event n"], *, key: PRNGKeyArray | None = None) -> Float[Array, "*event m"]:
         """The logits (float64, on the grid of the output format) of events; straight-through gradients.
 
         Raises:
@@ -234,12 +234,12 @@ class QuantisedClassifier(AbstractStage):
             u = quantise(sums if number == len(self.formats) - 1 else jax.nn.relu(sums), layer.output)
         return u
 
-    def encode_inputs(self, x: Float[Array, "*event in"] | np.ndarray) -> Int[Array, "*event in"]:
+    def encode_inputs(self, x: Float[Array, "*event n"] | np.ndarray) -> Int[Array, "*event n"]:
         """The integer codes of features, as the firmware receives them."""
         require_x64("QuantisedClassifier")
         return encode(scale(jnp.asarray(x, jnp.float64), self.exponents), self.input_format)
 
-    def integers(self, x: Float[Array, "*event in"] | np.ndarray) -> Int[Array, "*event out"]:
+    def integers(self, x: Float[Array, "*event n"] | np.ndarray) -> Int[Array, "*event m"]:
         """The codes (int64) of the logits, by integer arithmetic alone after the inputs are encoded.
 
         `decode(model.integers(x), model.output_format)` equals `model(x)` exactly.
@@ -249,7 +249,7 @@ class QuantisedClassifier(AbstractStage):
         """
         return self.propagate(self.encode_inputs(x))
 
-    def propagate(self, codes: Int[Array, "*event in"]) -> Int[Array, "*event out"]:
+    def propagate(self, codes: Int[Array, "*event n"]) -> Int[Array, "*event m"]:
         """The codes of the logits from the codes of the inputs."""
         for number, (weights, biases) in enumerate(self.codes()):
             layer = self.formats[number]
@@ -262,7 +262,7 @@ class QuantisedClassifier(AbstractStage):
             codes = requantise(sums, total, layer.output)
         return codes
 
-    def codes(self) -> list[tuple[Int[Array, "out in"], Int[Array, "out"]]]:
+    def codes(self) -> list[tuple[Int[Array, "m n"], Int[Array, " m"]]]:
         """The integer codes of weights and biases, layer by layer."""
         # constants of an enclosing jit are encoded once, here, so that only integers are left in its program
         with jax.ensure_compile_time_eval():
@@ -394,7 +394,7 @@ def integer_sums(codes: Array, weights: Array, biases: Array, product_shift: int
     return ((codes @ weights.T) << product_shift) + (biases << bias_shift)
 
 
-def scale(x: Float[Array, "*event in"], exponents: tuple[int, ...]) -> Float[Array, "*event in"]:
+def scale(x: Float[Array, "*event n"], exponents: tuple[int, ...]) -> Float[Array, "*event n"]:
     """The features times 2**-e, which moves their binary points and rounds nothing."""
     x = jnp.asarray(x)
     x = x.astype(jnp.result_type(x.dtype, float))

@@ -184,19 +184,29 @@ class SamplingCalorimeter(AbstractStage):
         energy = (events["pt"] * jnp.cosh(events["eta"]))[..., None]
         parts = energy * events["em_fraction"] if "em_fraction" in events else energy
         start = PHOTON_START * noise.conversion
-        deposited = jnp.sum(parts[..., None] * self.contained(parts, start), axis=-2)
-        if "hoe" not in events:
-            return deposited
-        hadrons = energy[..., 0] * events["hoe"] * self.hadron_response
-        start = self.interaction_length() * noise.hadron
-        return deposited + hadrons[..., None] * self.contained(hadrons, start)
+        if "hoe" in events:
+            # a hadron's shower has the same shape and starts deeper: one more constituent
+            hadrons = energy * events["hoe"][..., None] * self.hadron_response
+            parts = jnp.concatenate([parts, hadrons], axis=-1)
+            start = jnp.concatenate([start, self.interaction_length() * noise.hadron[..., None]], axis=-1)
+        return jnp.sum(parts[..., None] * self.contained(parts, start), axis=-2)
 
     def respond(self, x: Events, noise: ShowerNoise) -> Events:
         """Measured readout energies, direction and lateral width, for given random numbers."""
-        deposited = self.deposits(x, noise)
+        return self.read_out(x, self.deposits(x, noise), noise.sampling, noise.common, noise.lateral)
+
+    def read_out(
+        self,
+        x: Events,
+        deposited: Float[Array, "event object readout"],
+        sampling: Float[Array, "event object readout"],
+        common: Float[Array, "event object"],
+        lateral: Float[Array, "event object 3"],
+    ) -> Events:
+        """What is measured of deposits [GeV], for given random numbers (of `ShowerNoise`)."""
         variance = self.stochastic_term() ** 2 * deposited + self.noise**2 * self.layers / self.readouts
-        energy = deposited + safe_sqrt(variance) * noise.sampling
-        energy = energy * (1 + self.constant_term * noise.common[..., None])
+        energy = deposited + safe_sqrt(variance) * sampling
+        energy = energy * (1 + self.constant_term * common[..., None])
 
         total = jnp.maximum(jnp.sum(deposited, axis=-1), 0.1)
         samples = total / self.stochastic_term() ** 2
@@ -204,12 +214,12 @@ class SamplingCalorimeter(AbstractStage):
         # dz = R d(eta) cosh(eta) seen along the shower, R d(phi) across it: both are R times the step in eta or phi
         shift = jnp.sqrt(width**2 / samples + self.position_constant**2) / self.inner_radius
         squared = 2 * width**2 + (self.inner_radius * x["em_rms"] if "em_rms" in x else 0.0) ** 2
-        squared = squared * (1 + jnp.sqrt(1 / samples + self.width_constant**2) * noise.lateral[..., 2])
+        squared = squared * (1 + jnp.sqrt(1 / samples + self.width_constant**2) * lateral[..., 2])
         measured = {name: value for name, value in x.fields.items() if name != "pt"}
         measured |= {
             "readout_energy": energy,
-            "eta": x["eta"] + shift * noise.lateral[..., 0],
-            "phi": wrap_phi(x["phi"] + shift * noise.lateral[..., 1]),
+            "eta": x["eta"] + shift * lateral[..., 0],
+            "phi": wrap_phi(x["phi"] + shift * lateral[..., 1]),
             "width": safe_sqrt(squared),
         }
         return Events(measured, x.mask, x.weight)

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from diffhep.generate.pythia import generate
 
 # name -> (events kept, seed)
-RECIPES = MappingProxyType({"higgs-diphoton": (16_000, 1), "diphoton": (30_000, 2), "jets": (5_000, 3)})
+RECIPES = MappingProxyType({"higgs-diphoton": (16_000, 1), "diphoton": (30_000, 2), "jets": (14_000, 3)})
 
 
 def main(names: list[str]) -> None:

@@ -5,6 +5,10 @@ a bump on a smooth background); `fit`; and what is made of fits (`expected_disco
 is a layer: it can be jitted, vmapped over data, models and starting points, and differentiated through its optimum,
 twice. It never raises because it did not converge; the result says so (`converged`, `gradient_norm`).
 
+HistFactory: `histfactory` or `read_workspace(path).build()` give a model and data; then `fit`, `hypothesis_test` (CLs),
+`discovery_test`, `upper_limit`, `toy_test`, `impacts`, `intervals`, `scan`, `goodness_of_fit`. Tests and limits are
+differentiable in every yield, variation and uncertainty. `logpdf` and `expected_counts` are pyhf's.
+
 The shape fit of a study, from events to a significance:
 
 >>> import jax, jax.numpy as jnp
@@ -26,6 +30,10 @@ The shape fit of a study, from events to a significance:
 (True, (500,))
 """
 
+from diffhep.inference.absolute import expected_counts as expected_counts
+from diffhep.inference.absolute import logpdf as logpdf
+from diffhep.inference.absolute import parameter_values as parameter_values
+from diffhep.inference.absolute import twice_nll as twice_nll
 from diffhep.inference.asymptotics import Discovery as Discovery
 from diffhep.inference.asymptotics import asimov_significance as asimov_significance
 from diffhep.inference.asymptotics import discovery_significance as discovery_significance
@@ -33,11 +41,37 @@ from diffhep.inference.asymptotics import expected_discovery as expected_discove
 from diffhep.inference.asymptotics import poi_uncertainty as poi_uncertainty
 from diffhep.inference.fitting import Fit as Fit
 from diffhep.inference.fitting import fit as fit
+from diffhep.inference.hypotest import DiscoveryTest as DiscoveryTest
+from diffhep.inference.hypotest import HypothesisTest as HypothesisTest
+from diffhep.inference.hypotest import discovery_test as discovery_test
+from diffhep.inference.hypotest import hypothesis_test as hypothesis_test
+from diffhep.inference.hypotest import infer as infer
 from diffhep.inference.likelihood import AbstractModel as AbstractModel
 from diffhep.inference.likelihood import BinnedModel as BinnedModel
 from diffhep.inference.likelihood import Data as Data
 from diffhep.inference.likelihood import poisson_deviance as poisson_deviance
+from diffhep.inference.limits import UpperLimit as UpperLimit
+from diffhep.inference.limits import upper_limit as upper_limit
+from diffhep.inference.model import HistFactory as HistFactory
+from diffhep.inference.model import Observation as Observation
+from diffhep.inference.model import histfactory as histfactory
 from diffhep.inference.newton import minimise as minimise
 from diffhep.inference.resonance import ResonanceSearch as ResonanceSearch
 from diffhep.inference.resonance import resonance_search as resonance_search
 from diffhep.inference.smoothing import smooth_counts as smooth_counts
+from diffhep.inference.toys import ToyTest as ToyTest
+from diffhep.inference.toys import toy_test as toy_test
+from diffhep.inference.uncertainties import Impacts as Impacts
+from diffhep.inference.uncertainties import Interval as Interval
+from diffhep.inference.uncertainties import covariance as covariance
+from diffhep.inference.uncertainties import goodness_of_fit as goodness_of_fit
+from diffhep.inference.uncertainties import impacts as impacts
+from diffhep.inference.uncertainties import intervals as intervals
+from diffhep.inference.uncertainties import scan as scan
+from diffhep.inference.uncertainties import uncertainties as uncertainties
+from diffhep.inference.workspace import PatchSet as PatchSet
+from diffhep.inference.workspace import Workspace as Workspace
+from diffhep.inference.workspace import mask_bins as mask_bins
+from diffhep.inference.workspace import read_patchset as read_patchset
+from diffhep.inference.workspace import read_workspace as read_workspace
+from diffhep.inference.workspace import specification as specification

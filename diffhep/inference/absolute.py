@@ -25,8 +25,7 @@ def parameter_values(
 
     Scalars come as lists of one, bin-by-bin factors as one number per bin.
     """
-    rest, scaled = model.parts(theta)
-    gamma = g.solve(model.grid(data.counts), rest, scaled, model.constraints(data.gammas)).gamma
+    gamma = model.best_gammas(theta, data)
     values = {name: theta[first : first + size] for name, first, size in model.structure.sets}
     for one in model.structure.gammas:
         part = gamma[one.slot, one.channel, : model.structure.bins[one.channel]]

@@ -88,8 +88,8 @@ def poi_uncertainty(model: AbstractModel, theta: Float[Array, " parameter"], dat
 
 
 def root_of_q(q: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """Square root of a test statistic; value and gradient 0 at 0 (and for rounding below it)."""
-    return safe_sqrt(q)
+    """Square root of a test statistic; value and gradient 0 at 0 and below 1e-20, where q is rounding."""
+    return safe_sqrt(q, floor=1e-20)
 
 
 def asimov_significance(

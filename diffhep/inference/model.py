@@ -218,8 +218,9 @@ class HistFactory(AbstractModel):
         per_cell = jnp.sum(pull * yields, axis=2)
         gradient = jnp.einsum("csp,cs->p", relative, per_cell)
         cross = jnp.einsum("csp,csq,cs->pq", relative, relative, per_cell)
-        # a factor's own second derivative is f''/f, not the square of f'/f
-        cross = cross + jnp.diag(jnp.einsum("csp,cs->p", diagonal - relative**2, per_cell))
+        # a factor's own second derivative is f''/f, not the square of f'/f, which is huge for a factor near zero
+        own_bend = jnp.einsum("csp,cs->p", diagonal, per_cell)
+        cross = jnp.where(np.eye(size, dtype=bool), own_bend, cross)
         jacobian = lambda weight: jnp.einsum("csp,csb->pcb", relative, weight * yields)
         if t.shapes.values.shape[2]:
             slope, bend = slope * factor[..., None, None], bend * factor[..., None, None]
@@ -241,13 +242,18 @@ class HistFactory(AbstractModel):
         penalty, pen1, pen2 = with_slopes(lambda x: self._penalty(x, data.auxiliary), theta)
         return value + jnp.sum(penalty), gradient + pen1, hessian + jnp.diag(pen2)
 
+    def best_gammas(self, theta: Float[Array, " parameter"], data: Observation) -> Float[Array, "slot channel bin"]:
+        """Analytic factors at their best for `theta` and `data`; in masked bins only their constraint counts."""
+        c = self.constraints(data.gammas)
+        alone, _ = g.best_factor(jnp.zeros_like(self.mask), jnp.ones_like(c.spread), c)
+        found = g.solve(self.grid(data.counts), *self.parts(theta), c).gamma
+        return jnp.where(self.mask > 0, found, alone)
+
     def asimov(self, theta: Float[Array, " parameter"], data: Observation | None = None) -> Observation:
         """Expected main and auxiliary data at `theta`; analytic factors fitted to `data`, or at their start."""
         rest, scaled = self.parts(theta)
-        gamma = self.gamma_init
         nominal = self.constraints()
-        if data is not None:
-            gamma = g.solve(self.grid(data.counts), rest, scaled, self.constraints(data.gammas)).gamma
+        gamma = self.gamma_init if data is None else self.best_gammas(theta, data)
         free = nominal.lower < nominal.upper
         auxiliary = jnp.where(nominal.poisson, nominal.spread * gamma, gamma)
         kinds = np.array(self.structure.kinds, dtype=int)

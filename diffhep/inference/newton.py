@@ -205,7 +205,10 @@ def _inside(x: Array, step: Array, lower: Array, upper: Array) -> Array:
     """
     room = jnp.where(step > 0, upper - x, x - lower)
     share = jnp.min(jnp.where((step != 0) & (room > 0), room / jnp.where(step != 0, jnp.abs(step), 1.0), jnp.inf))
-    return jnp.clip(x + jnp.where(share > 1e-3, jnp.minimum(share, 1.0), 1.0) * step, lower, upper)
+    step = jnp.where(share > 1e-3, jnp.minimum(share, 1.0), 1.0) * step
+    # on the bound, not one rounding beside it
+    there = jnp.abs(step) >= room * (1 - 1e-12)
+    return jnp.where(there, jnp.where(step > 0, upper, lower), x + step)
 
 
 def _loop(problem: Problem, theta: Array, args: PyTree, lower: Array, upper: Array) -> Minimum:
@@ -228,7 +231,8 @@ def _loop(problem: Problem, theta: Array, args: PyTree, lower: Array, upper: Arr
         good = (steps == 0) | (better & finite)
         forgive = ~good & finite & (forgiven == 0)
         # the range is wide because a nearly flat valley wants a damping near its own tiny curvature
-        damping = jnp.where(good, damping / 10, jnp.where(forgive, damping, jnp.maximum(damping * 30, 1e-7)))
+        worse = jnp.where(damping > 0, damping * 30, 1e-2)
+        damping = jnp.where(good, damping / 20, jnp.where(forgive, damping, worse))
         damping = jnp.where(damping < 1e-14, 0.0, damping)
         new = jnp.stack([f_new, norm_new, damping, 0.0])
         scalars = jnp.where(good, new, jnp.stack([f, norm, damping, forgive.astype(f.dtype)]))

@@ -128,15 +128,14 @@ def isolated_share(jets: Events, isolation: float) -> np.ndarray:
 
 def photons_only(events: Events) -> Events:
     """Isolated photons: one shower each, nothing else."""
-    return Events({name: events[name] for name in ("pt", "eta", "phi")}, events.mask, events.weight)
+    return events.only("pt", "eta", "phi").with_fields({"em_rms": jnp.zeros_like(events["pt"])})
 
 
 def candidates(events: Events) -> Events:
     """Candidates from jets: up to three electromagnetic constituents, and hadrons."""
-    fields = {name: events[name] for name in ("pt", "eta", "phi", "hoe")}
-    fields["em_fraction"] = jnp.stack([events[f"emFrac{i}"] for i in (1, 2, 3)], axis=-1)
-    fields["em_rms"] = events["emRms"]
-    return Events(fields, events.mask, events.weight)
+    fractions = jnp.stack([events[f"emFrac{i}"] for i in (1, 2, 3)], axis=-1)
+    fields = {"em_fraction": fractions, "em_rms": events["emRms"]}
+    return events.only("pt", "eta", "phi", "hoe").with_fields(fields)
 
 
 def provenance(sample: Sample) -> dict[str, Any]:

@@ -95,6 +95,10 @@ class Data(eqx.Module):
     noise: dict[str, ShowerNoise]
     signal_events: int = eqx.field(static=True)
 
+    def rows(self) -> tuple[slice, slice]:
+        """Where prompt events and jets are in the sample of everything."""
+        return slice(0, self.prompt.size), slice(self.prompt.size, None)
+
     def signal(self) -> tuple[Events, ShowerNoise]:
         """The signal events and their random numbers."""
         first = slice(0, self.signal_events)
@@ -141,13 +145,29 @@ class Templates(NamedTuple):
 
 def measure(experiment: Experiment, spectrum: Spectrum, events: Events, noise: ShowerNoise) -> Events:
     """Events through the detector, the calibration and the photon identification (Params resolved)."""
-    response = experiment.calorimeter.respond(events, noise)
-    shift = spectrum.energy_scale * experiment.nuisances.energy_scale
-    photons = PhotonReconstruction(experiment.calorimeter.leakage_curve(), shift)(response)
-    return experiment.tagger(photons)
+    return identify(experiment, spectrum, experiment.calorimeter.respond(events, noise))
 
 
 measured = jax.jit(measure)
+
+
+def measure_everything(experiment: Experiment, spectrum: Spectrum, data: Data) -> Events:
+    """Prompt events and then jets, as `measure` sees each: one pass after the showers is half the program."""
+    samples = [(data.prompt, data.noise["prompt"]), (data.jets, data.noise["jets"])]
+    deposits = [experiment.calorimeter.deposits(events, noise) for events, noise in samples]
+    parts = [
+        (e.only("pt", "eta", "phi", "em_rms"), d, n.sampling, n.common, n.lateral)
+        for (e, n), d in zip(samples, deposits, strict=True)
+    ]
+    together = jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
+    return identify(experiment, spectrum, experiment.calorimeter.read_out(*together))
+
+
+def identify(experiment: Experiment, spectrum: Spectrum, response: Events) -> Events:
+    """Calibration and photon identification of a calorimeter's response."""
+    shift = spectrum.energy_scale * experiment.nuisances.energy_scale
+    photons = PhotonReconstruction(experiment.calorimeter.leakage_curve(), shift)(response)
+    return experiment.tagger(photons)
 
 
 def menu_with(experiment: Experiment, decisions: Decisions) -> DiphotonMenu:
@@ -198,8 +218,8 @@ def templates(experiment: Experiment, spectrum: Spectrum, data: Data, decisions:
     def histogram(mass: Array, weight: Array) -> Array:
         return counts(mass, spectrum.edges, weight, bandwidth=decisions.bandwidth)
 
-    # signal and continuum in one pass: half the program to compile
-    pairs = select(experiment, spectrum, measure(experiment, spectrum, data.prompt, data.noise["prompt"]), decisions)
+    everything = select(experiment, spectrum, measure_everything(experiment, spectrum, data), decisions)
+    pairs, jets = (jax.tree.map(lambda x, r=rows: x[r], everything) for rows in data.rows())
     accepted = data.prompt.weight * pairs.event * pairs.kinematics * pairs.photon[:, 0] * pairs.photon[:, 1]
     first = data.signal_events
     mass, weight, scale = pairs.mass[:first], accepted[:first], spectrum.energy_scale
@@ -207,7 +227,6 @@ def templates(experiment: Experiment, spectrum: Spectrum, data: Data, decisions:
     prompt = histogram(pairs.mass[first:], accepted[first:])
     variance = variances(pairs.mass[first:], spectrum.edges, accepted[first:], bandwidth=decisions.bandwidth)
 
-    jets = select(experiment, spectrum, measure(experiment, spectrum, data.jets, data.noise["jets"]), decisions)
     rate = jnp.sum(data.jets.weight * jets.event * jets.trigger[:, 0] * jets.trigger[:, 1])
     weight = data.jets.weight * data.exposure * jets.event * jets.kinematics
     weight = weight * jnp.prod(fake_rates(jets.photon, data), axis=1)
