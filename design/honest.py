@@ -8,7 +8,9 @@ of the difference of two designs on the same events is $\sqrt{\sum_i (I_i - I'_i
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -42,16 +44,17 @@ class Measured:
 
 
 def measure_with_error(
-    function: Callable[[PyTree, Mapping[str, Array], PyTree], Mapping[str, Float[Array, ""]]],
-) -> Callable[[PyTree, Mapping[str, int], PyTree], dict[str, Measured]]:
+    function: Callable[[PyTree, Mapping[str, Array], PyTree], Mapping[str, PyTree]],
+) -> Callable[[PyTree, Mapping[str, int], PyTree], dict[str, Any]]:
     """Compile a function of (design, event factors, context) into one that returns its values with errors.
 
     Args:
         function: takes a design, for each sample an array of factors that multiply the event weights, and a context
-            (events, keys); returns named numbers.
+            (events, keys); returns named numbers. Entries that are not scalars, such as histograms, have no error and
+            come back as they are.
 
     Returns:
-        A function of (design, number of events of each sample, context).
+        A function of (design, number of events of each sample, context): name -> `Measured`.
     """
     once = jax.jit(function)  # traced once, for the values and for every gradient
 
@@ -59,13 +62,18 @@ def measure_with_error(
     def values_and_influence(design: PyTree, factors: Mapping[str, Array], context: PyTree) -> tuple[dict, dict]:
         values = dict(once(design, factors, context))
         # one gradient each: what does not depend on the events then costs nothing
-        return values, {name: jax.grad(lambda f, n=name: once(design, f, context)[n])(dict(factors)) for name in values}
+        slope = lambda name: jax.grad(lambda f: once(design, f, context)[name])(dict(factors))
+        return values, {name: slope(name) for name, value in values.items() if is_scalar(value)}
 
-    def run(design: PyTree, sizes: Mapping[str, int], context: PyTree) -> dict[str, Measured]:
+    def run(design: PyTree, sizes: Mapping[str, int], context: PyTree) -> dict[str, Any]:
         values, influence = values_and_influence(design, {name: jnp.ones(n) for name, n in sizes.items()}, context)
-        return {
-            name: Measured(float(values[name]), np.concatenate([np.asarray(x) for x in influence[name].values()]))
-            for name in values
-        }
+        in_a_row = {name: np.concatenate([np.asarray(x) for x in parts.values()]) for name, parts in influence.items()}
+        measured = {name: Measured(float(values[name]), row) for name, row in in_a_row.items()}
+        return {**values, **measured}
 
     return run
+
+
+def is_scalar(value: PyTree) -> bool:
+    """Whether an entry is a single number."""
+    return eqx.is_array(value) and value.ndim == 0

@@ -307,10 +307,11 @@ class Starts:
 
 def nearby_integers(param: Param) -> list[float]:
     """The two integers below a scalar Param and the two above, those strictly inside its bounds."""
-    value, (low, high) = float(param.unwrap()), param.bounds or (-np.inf, np.inf)
+    # rounded, because an integer comes back from its raw leaf with an error in the last digits
+    value, (low, high) = np.round(float(param.unwrap()), 9), param.bounds or (-np.inf, np.inf)
     around = {np.floor(value) - 1, np.floor(value), np.ceil(value), np.ceil(value) + 1}
     # on a bound the raw leaf is infinite: there the nearest integer inside is all there is
-    inside = [n for n in sorted(around) if low < n < high]
+    inside = [float(n) for n in sorted(around) if low < n < high]
     return inside or [float(np.clip(np.round(value), np.floor(low) + 1, np.ceil(high) - 1))]
 
 

@@ -24,6 +24,7 @@ MARGIN = 1e-7
 ACTIVE = 1e-4
 # raw leaves of bounded Params stay in this range: beyond it they have no slope left to come back by
 REACH = 12.0
+NOTHING = 1e-300
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,9 +147,10 @@ def polish(
     bounded = [named_params(design)[name].bounds is not None for name in sensitivities.names]
     reach = np.where(np.array(bounded)[free], REACH, np.inf)
     solution = scipy.optimize.minimize(
-        lambda r: -np.log(at(r)[0]),
+        # a point without any objective is finite and steep: the line search turns back
+        lambda r: -np.log(max(at(r)[0], NOTHING)),
         raw[free],
-        jac=lambda r: -at(r)[2] / at(r)[0],
+        jac=lambda r: -at(r)[2] / max(at(r)[0], NOTHING),
         method="SLSQP",
         bounds=list(zip(-reach, reach, strict=True)),
         constraints=[
@@ -173,7 +175,13 @@ def polish(
 
 
 def moving(sensitivities: Sensitivities, held: Sequence[str]) -> np.ndarray:
-    """Mask of the names that are not held."""
+    """Mask of the names that are not held; a ValueError if a held name is none of them, or if nothing is left."""
+    if unknown := [name for name in held if name not in sensitivities.names]:
+        msg = f"held: no adjustable parameter is called {unknown[0]!r}; there are {', '.join(sensitivities.names)}"
+        raise ValueError(msg)
+    if len(set(held)) == len(sensitivities.names):
+        msg = f"held: nothing is left to move, all of {', '.join(sensitivities.names)} are held"
+        raise ValueError(msg)
     return np.array([name not in held for name in sensitivities.names])
 
 

@@ -386,3 +386,24 @@ def test_an_optimum_at_a_bound_is_approached_not_refused(start):
 def test_every_pair_of_starts_agrees():
     found = [values(polish(SENSITIVITIES, design(x, y)).design) for x, y in itertools.product((0.5, 9.0), (0.5, 19.0))]
     assert_allclose(found, [found[0]] * 4, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("held", "words"),
+    [(("layer",), "no adjustable parameter is called 'layer'"), (("absorber", "active", "layers"), "nothing is left")],
+)
+def test_what_cannot_be_held_is_refused(held, words):
+    with pytest.raises(ValueError, match=words):
+        polish(ECAL, calorimeter(), held=held)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_start_beside_a_place_without_any_objective_turns_back():
+    """Z = max(0, 1 - (x - 1)^2) vanishes beyond x = 2, where the first, unit step of the solver leads."""
+
+    def hill(d, context):
+        x, y = (p.unwrap() for p in d["stack"].values())
+        return Outcome(jnp.maximum(0.0, 1 - (x - 1.0) ** 2) + 0 * y, jnp.stack([x]))
+
+    found = polish(Sensitivities(Problem(hill, None, (Constraint("cost", 500.0, ""),)), NAMES), design(0.05, 5.0))
+    assert_allclose(values(found.design)[0], 1.0, atol=1e-4)

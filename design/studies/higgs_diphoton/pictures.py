@@ -1,22 +1,24 @@
 """Arrays behind the figures of the report, hard wherever a figure shows events."""
 
-from typing import Any, Protocol
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 from diffhep.design.studies.higgs_diphoton.experiment import (
     HARD,
     Data,
-    Decisions,
     Experiment,
     Spectrum,
-    Templates,
-    measured,
+    measure,
     menu_with,
-    templates,
 )
+from diffhep.detector import ShowerNoise
+from diffhep.events import Events
 from diffhep.kinematics import energy_of
 from diffhep.parameters import resolve
 from diffhep.trigger import turn_on
@@ -28,6 +30,10 @@ class DiphotonStudy(Protocol):
     spectrum: Spectrum
     fresh: Data
 
+    def with_templates(self, design: Experiment, *, relaxed: bool) -> Mapping[str, Any]:
+        """Values and templates of a design on held-out events."""
+        ...
+
     def hard_version(self, design: Experiment) -> Experiment:
         """The design with its classifier in fixed point."""
         ...
@@ -35,12 +41,6 @@ class DiphotonStudy(Protocol):
 
 REFERENCE_ENERGY = 60.0  # GeV
 TURN_ON_EDGES = np.linspace(15.0, 80.0, 27)
-
-
-@eqx.filter_jit
-def hard_templates(design: Experiment, spectrum: Spectrum, data: Data, decisions: Decisions) -> Templates:
-    """Templates of a resolved experiment, compiled once for all figures."""
-    return templates(design, spectrum, data, decisions)
 
 
 def pictures(study: DiphotonStudy, initial: Experiment, final: Experiment) -> dict[str, Any]:
@@ -63,8 +63,7 @@ def pictures(study: DiphotonStudy, initial: Experiment, final: Experiment) -> di
 
 def spectrum_of(study: DiphotonStudy, design: Experiment) -> dict[str, np.ndarray]:
     """Signal, continuum and fakes per bin, held-out events, hard."""
-    hard = resolve(study.hard_version(design))
-    t = hard_templates(hard, study.spectrum, study.fresh, HARD)
+    t = study.with_templates(design, relaxed=False)["templates"]
     return {
         "signal": np.asarray(t.signal),
         "background": np.asarray(t.background),
@@ -77,52 +76,67 @@ def resolution_terms(design: Experiment) -> dict[str, Any]:
     """Relative resolution at 60 GeV and its terms against the absorber thickness, the rest of the design held."""
     calorimeter = resolve(design.calorimeter)
     thickness = np.linspace(0.5, 12.0, 60)
-    rows: dict[str, list[float]] = {name: [] for name in ("total", "sampling", "photo-statistics", "leakage", "noise")}
-    for value in thickness:
-        c = eqx.tree_at(lambda x: x.absorber, calorimeter, jnp.asarray(value))
+
+    @jax.jit
+    @jax.vmap
+    def terms(absorber: Array) -> dict[str, Array]:
+        c = eqx.tree_at(lambda x: x.absorber, calorimeter, absorber)
         mean, spread = c.leakage(REFERENCE_ENERGY)
-        rows["total"].append(float(c.resolution(REFERENCE_ENERGY)))
-        rows["sampling"].append(float(c.sampling_term()) / REFERENCE_ENERGY**0.5)
-        rows["photo-statistics"].append(float(c.photo_term()) / REFERENCE_ENERGY**0.5)
-        rows["leakage"].append(float(spread / (1 - mean)))
-        rows["noise"].append(float(c.layers**0.5 * c.noise) / REFERENCE_ENERGY)
+        return {
+            "total": c.resolution(REFERENCE_ENERGY),
+            "sampling": c.sampling_term() / REFERENCE_ENERGY**0.5,
+            "photo-statistics": c.photo_term() / REFERENCE_ENERGY**0.5,
+            "leakage": spread / (1 - mean),
+            "noise": jnp.sqrt(c.layers) * c.noise / REFERENCE_ENERGY,
+        }
+
     return {
         "absorber": thickness,
-        "terms": rows,
+        "terms": {name: np.asarray(x) for name, x in terms(jnp.asarray(thickness)).items()},
         "constant": float(calorimeter.constant_term),
         "energy": REFERENCE_ENERGY,
         "final": float(calorimeter.absorber),
     }
 
 
+class Seen(NamedTuple):
+    """What the hard trigger sees of a sample: measured energy and pt [GeV], acceptance of objects and of events."""
+
+    energy: Float[Array, "event object"]
+    pt: Float[Array, "event object"]
+    objects: Float[Array, " event"]
+    events: Float[Array, " event"]
+
+
+@jax.jit
+def seen(hard: Experiment, spectrum: Spectrum, events: Events, noise: ShowerNoise) -> Seen:
+    """A sample through the hard trigger."""
+    photons, menu = measure(hard, spectrum, events, noise), menu_with(hard, HARD)
+    objects = jnp.prod(menu.object_acceptance(photons), axis=1)
+    pt = jnp.where(photons.mask, photons["pt"], 0.0)
+    return Seen(photons["energy"], pt, objects, menu.energy_acceptance(photons) * objects)
+
+
 def turn_on_of(study: DiphotonStudy, design: Experiment) -> dict[str, Any]:
     """Efficiency of the hard trigger for signal against the subleading photon's generated pt."""
-    hard = resolve(study.hard_version(design))
     signal, noise = study.fresh.signal()
-    photons = measured(hard, study.spectrum, signal, noise)
-    accepted = np.asarray(menu_with(hard, HARD)(photons).weight) / np.asarray(signal.weight)
-    true_pt = np.asarray(signal["pt"])
-    efficiency, error = turn_on(true_pt.min(axis=1), accepted, TURN_ON_EDGES)
-    reconstructed = np.asarray(photons["energy"])
+    found = seen(resolve(study.hard_version(design)), study.spectrum, signal, noise)
+    efficiency, error = turn_on(np.asarray(signal["pt"]).min(axis=1), np.asarray(found.events), TURN_ON_EDGES)
     truth = np.asarray(energy_of(signal["pt"], signal["eta"]))
     return {
         "efficiency": np.nan_to_num(efficiency),
         "error": np.nan_to_num(error),
         "filled": np.isfinite(efficiency),
-        "energy_resolution": float(np.std(reconstructed / truth)),
+        "energy_resolution": float(np.std(np.asarray(found.energy) / truth)),
     }
 
 
 def rate_curve(study: DiphotonStudy, design: Experiment) -> dict[str, Any]:
     """Hard rate on held-out jets against a common shift of both thresholds, with its error."""
-    hard = resolve(study.hard_version(design))
-    jets = study.fresh.jets
-    photons = measured(hard, study.spectrum, jets, study.fresh.noise["jets"])
-    menu = menu_with(hard, HARD)
-    objects = np.asarray(jnp.prod(menu.object_acceptance(photons), axis=1))
-    pt = np.where(np.asarray(photons.mask), np.asarray(photons["pt"]), 0.0)
-    shift = np.linspace(-8.0, 12.0, 41)
+    hard, jets = resolve(study.hard_version(design)), study.fresh.jets
+    found = seen(hard, study.spectrum, jets, study.fresh.noise["jets"])
+    pt, shift = np.asarray(found.pt), np.linspace(-8.0, 12.0, 41)
     high, low = pt.max(axis=1)[:, None], pt.min(axis=1)[:, None]
-    passed = (high > float(menu.leading) + shift) & (low > float(menu.subleading) + shift)
-    weight = np.asarray(jets.weight)[:, None] * objects[:, None] * passed
+    passed = (high > float(hard.menu.leading) + shift) & (low > float(hard.menu.subleading) + shift)
+    weight = (np.asarray(jets.weight) * np.asarray(found.objects))[:, None] * passed
     return {"shift": shift, "rate": weight.sum(axis=0), "error": np.sqrt((weight**2).sum(axis=0))}

@@ -26,6 +26,7 @@ from diffhep.design.studies.higgs_diphoton.experiment import (
     Experiment,
     Nuisances,
     Spectrum,
+    Templates,
     measured,
     menu_with,
     significance,
@@ -131,17 +132,17 @@ class HiggsDiphoton(AbstractStudy):
         each = b.cost_per_layer + b.cost_per_absorber * calorimeter.absorber + b.cost_per_active * calorimeter.active
         return calorimeter.layers * each, calorimeter.depth()
 
-    def outcome(self, design: Experiment, context: Context, decisions: Decisions) -> Outcome:
-        """Objective and used budgets of a design."""
+    def outcome(self, design: Experiment, context: Context, decisions: Decisions) -> tuple[Outcome, Templates]:
+        """Objective and used budgets of a design, and the templates behind them."""
         spectrum, data = context
         resolved = resolve(design)
         t = templates(resolved, spectrum, data, decisions)
         cost, depth = self.geometry_use(resolved.calorimeter)
-        return Outcome(significance(spectrum, t), jnp.stack([cost, depth, t.rate]))
+        return Outcome(significance(spectrum, t), jnp.stack([cost, depth, t.rate])), t
 
     def evaluate(self, design: Experiment, context: Context) -> Outcome:
         """Relaxed, with common random numbers."""
-        return self.outcome(design, context, RELAXED)
+        return self.outcome(design, context, RELAXED)[0]
 
     def initial(self, *, progress: Report) -> Experiment:
         """Networks trained by cross-entropy at the initial layout, cuts at fixed efficiency, thresholds at the rate."""
@@ -248,16 +249,21 @@ class HiggsDiphoton(AbstractStudy):
     def judged(self, *, relaxed: bool) -> Any:
         """The function of a design and event factors that `judge` compiles."""
 
-        def function(design: Experiment, factors: Mapping[str, Array], context: Context) -> dict[str, Array]:
+        def function(design: Experiment, factors: Mapping[str, Array], context: Context) -> dict[str, Any]:
             spectrum, data = context
-            out = self.outcome(design, (spectrum, reweighted(data, factors)), RELAXED if relaxed else HARD)
-            names = [c.name for c in self.problem.constraints]
-            return {"objective": out.objective, **{name: out.used[i] for i, name in enumerate(names)}}
+            out, t = self.outcome(design, (spectrum, reweighted(data, factors)), RELAXED if relaxed else HARD)
+            used = {c.name: out.used[i] for i, c in enumerate(self.problem.constraints)}
+            return {"objective": out.objective, **used, "templates": t}
 
         return function
 
     def judge(self, design: Experiment, *, relaxed: bool) -> Mapping[str, Measured]:
         """On held-out events: relaxed, or with steps, counts and the integer classifier."""
+        found = self.with_templates(design, relaxed=relaxed)
+        return {name: value for name, value in found.items() if isinstance(value, Measured)}
+
+    def with_templates(self, design: Experiment, *, relaxed: bool) -> Mapping[str, Any]:
+        """What `judge` returns, and `templates`."""
         sizes = {name: getattr(self.fresh, name).size for name in ("prompt", "jets")}
         context = self.spectrum, self.fresh
         return self.judges[relaxed](design if relaxed else self.hard_version(design), sizes, context)
