@@ -25,8 +25,8 @@ from typing import Any
 
 import numpy as np
 
-from diffhep.trigger.classifier import QuantisedClassifier
 from diffhep.trigger.fixed_point import FixedPoint
+from diffhep.trigger.quantised import QuantisedClassifier
 
 DEFAULT_PART = "xcvu13p-flga2577-2-e"
 CARD_SCHEMA, CARD_VERSION = "diffhep trigger model card", 1

@@ -11,7 +11,8 @@ from diffhep.events import Events
 from diffhep.gates import AbstractGate, Soft
 from diffhep.parameters import Scalar
 from diffhep.stage import AbstractStage
-from diffhep.trigger.classifier import DenseClassifier, QuantisedClassifier
+from diffhep.trigger.classifier import DenseClassifier
+from diffhep.trigger.quantised import QuantisedClassifier
 
 TRIGGER_SUMS = 4  # coarse sums a candidate's readout groups are added up to
 

@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from diffhep.trigger.classifier import QuantisedClassifier, check_inputs
+from diffhep.trigger.checks import check_inputs
 from diffhep.trigger.export import CARD_SCHEMA, CARD_VERSION, check_settings, weights_hash, write_project
 from diffhep.trigger.fixed_point import FixedPoint, decode, require_x64
+from diffhep.trigger.quantised import QuantisedClassifier
 
 BATCH = 100_000  # events simulated at once: bounds the memory
 

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from jax.extend.core import jaxprs_in_params
 
 from diffhep.parameters import split
-from diffhep.trigger.classifier import DenseClassifier, LayerFormat, QuantisedClassifier, quantised
+from diffhep.trigger.classifier import DenseClassifier
 from diffhep.trigger.fixed_point import FixedPoint, decode
+from diffhep.trigger.quantised import LayerFormat, QuantisedClassifier, quantised
 
 INPUT = FixedPoint(1, 3, 6)
 

@@ -15,9 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffhep.trigger.classifier import DenseClassifier, LayerFormat, QuantisedClassifier, quantised
+from diffhep.trigger.classifier import DenseClassifier
 from diffhep.trigger.export import export, layer_list, write_project
 from diffhep.trigger.fixed_point import FixedPoint, decode
+from diffhep.trigger.quantised import LayerFormat, QuantisedClassifier, quantised
 from diffhep.trigger.verify import compare_files, expected_outputs, random_inputs, verify
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is missing: firmware NOT simulated")
@@ -203,7 +204,7 @@ def test_export_imports_no_keras_and_prints_nothing(tmp_path):
     # in a fresh interpreter, at the level of file descriptors
     code = (
         "import sys, jax, jax.numpy as jnp; jax.config.update('jax_enable_x64', True)\n"
-        "from diffhep.trigger.classifier import DenseClassifier, quantised\n"
+        "from diffhep.trigger import DenseClassifier, quantised\n"
         "from diffhep.trigger.fixed_point import FixedPoint\n"
         "from diffhep.trigger.export import export\n"
         "assert 'hls4ml' not in sys.modules\n"
