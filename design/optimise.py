@@ -41,6 +41,7 @@ VERSIONS = ("diffhep", "jax", "jaxlib", "equinox", "optax", "optimistix", "numpy
 CHUNK = 10
 AGREE = 0.005  # starts agree when their objectives differ by less than this fraction
 FRONT_STEPS = 30
+NEAR = 1.0  # how far the exact step moves a raw leaf: where the ascent did not lead is not believed
 AUDIT_WEIGHTS = 12
 
 
@@ -174,7 +175,7 @@ class Run:
             if self.folder.has(name):
                 design, objective, use = self.folder.load_tree(name, blank)
             else:
-                p = polish(self.sensitivities, ascended.design(index))
+                p = polish(self.sensitivities, ascended.design(index), reach=NEAR)
                 design, objective, use = p.design, np.array(p.objective), p.used
                 self.folder.save_tree(name, (design, objective, use))
             designs.append(design)
@@ -192,7 +193,7 @@ class Run:
         combinations = sorted(set(itertools.product(*choices)))
         for count, values in enumerate(combinations):
             fixed = with_integers(relaxed, dict(zip(self.study.integers, values, strict=True)))
-            found.append(polish(self.sensitivities, fixed, held=self.study.integers))
+            found.append(polish(self.sensitivities, fixed, held=self.study.integers, reach=NEAR))
             self.progress("integer layouts", (count + 1) / len(combinations))
         met = [p for p in found if np.all(p.used <= self.study.problem.limits)]
         if not met:

@@ -104,6 +104,7 @@ def polish(
     *,
     held: Sequence[str] = (),
     limits: np.ndarray | None = None,
+    reach: float = np.inf,
     max_steps: int = 40,
     tolerance: float = 1e-10,
     on_step: Callable[[int, float], None] | None = None,
@@ -115,6 +116,8 @@ def polish(
         design: where to start.
         held: names that stay where they are.
         limits: other limits than the problem's own.
+        reach: largest change of a raw leaf. An objective made of few events has spurious maxima far from the design
+            that was followed there step by step, and the solver's first steps are long.
         max_steps: iterations of the solver.
         tolerance: on the change of ln(objective).
         on_step: called with the iteration and the objective.
@@ -145,14 +148,15 @@ def polish(
             on_step(count, next(iter(cache.values()))[0])
 
     bounded = [named_params(design)[name].bounds is not None for name in sensitivities.names]
-    reach = np.where(np.array(bounded)[free], REACH, np.inf)
+    edge = np.where(np.array(bounded)[free], REACH, np.inf)
+    lowest, highest = np.maximum(raw[free] - reach, -edge), np.minimum(raw[free] + reach, edge)
     solution = scipy.optimize.minimize(
         # a point without any objective is finite and steep: the line search turns back
         lambda r: -np.log(max(at(r)[0], NOTHING)),
         raw[free],
         jac=lambda r: -at(r)[2] / max(at(r)[0], NOTHING),
         method="SLSQP",
-        bounds=list(zip(-reach, reach, strict=True)),
+        bounds=list(zip(lowest, highest, strict=True)),
         constraints=[
             {
                 "type": "ineq",

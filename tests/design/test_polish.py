@@ -407,3 +407,13 @@ def test_a_start_beside_a_place_without_any_objective_turns_back():
 
     found = polish(Sensitivities(Problem(hill, None, (Constraint("cost", 500.0, ""),)), NAMES), design(0.05, 5.0))
     assert_allclose(values(found.design)[0], 1.0, atol=1e-4)
+
+
+def test_within_reach_means_no_raw_leaf_moves_farther():
+    start = design(9.0, 9.0)
+    near = polish(SENSITIVITIES, start, reach=0.25)
+    moved = np.abs(SENSITIVITIES.raw(near.design) - SENSITIVITIES.raw(start))
+    assert_allclose(moved.max(), 0.25, rtol=1e-9)
+    # within reach of the optimum the limit changes nothing
+    best = polish(SENSITIVITIES, start).design
+    assert_allclose(values(polish(SENSITIVITIES, best, reach=0.25).design), values(best), rtol=1e-6)
