@@ -93,7 +93,7 @@ class SearchSettings(Settings):
     """How the optimum is looked for."""
 
     starts: int = Field(default=4, ge=1, le=64, description="designs optimised at once [count]")
-    steps: int = Field(default=100, ge=10, description="steps of gradient ascent [count]")
+    steps: int = Field(default=80, ge=10, description="steps of gradient ascent [count]")
     warmup: int = Field(default=400, ge=0, description="steps that train the networks at the initial geometry [count]")
     pareto: int = Field(default=8, ge=0, le=64, description="points of the front of significance against cost [count]")
     grid: int = Field(

@@ -40,7 +40,7 @@ RESULT = "result.json"
 VERSIONS = ("diffhep", "jax", "jaxlib", "equinox", "optax", "optimistix", "numpy", "scipy", "uproot", "hls4ml")
 CHUNK = 10
 AGREE = 0.005  # starts agree when their objectives differ by less than this fraction
-FRONT_STEPS = 30
+FRONT_STEPS = 20
 NEAR = 1.0  # how far the exact step moves a raw leaf: where the ascent did not lead is not believed
 AUDIT_WEIGHTS = 12
 

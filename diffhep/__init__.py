@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from diffhep.gates import Score as Score
     from diffhep.gates import Soft as Soft
     from diffhep.gates import StraightThrough as StraightThrough
+    from diffhep.histogram import annealed_bandwidth as annealed_bandwidth
     from diffhep.histogram import counts as counts
+    from diffhep.histogram import flux_counts as flux_counts
     from diffhep.histogram import to_hist as to_hist
     from diffhep.histogram import variances as variances
     from diffhep.kinematics import delta_r as delta_r
@@ -40,7 +42,7 @@ __version__ = "0.1.0"
 HOMES = {
     "events": ("Events",),
     "gates": ("AbstractGate", "Hard", "Score", "Soft", "StraightThrough"),
-    "histogram": ("counts", "to_hist", "variances"),
+    "histogram": ("annealed_bandwidth", "counts", "flux_counts", "to_hist", "variances"),
     "kinematics": (
         "delta_r",
         "diphoton_mass",

@@ -10,11 +10,16 @@ hard histogram for $h \to 0$. Two things to know about it:
 - it is a histogram of a *smeared* observable: choose `bandwidth` below the resolution, and quote hard numbers. With
   `hard_value=True` the value is the hard histogram and only the derivative comes from the kernels.
 
+Three ways to keep the bias under control: `annealed_bandwidth` lets the kernels of `counts` shrink during a training;
+`hard_value=True` has the right value at once, with the derivative of the smeared histogram; `flux_counts` has the right
+value and the derivative of the *expected* hard histogram, which is the flux of events through the edges.
+
 The CDF is evaluated at all (event, edge) pairs. On one core, 20 000 events x 60 bins take 11 ms forward and 21 ms with
 the reverse pass; adding only the bins near each event by a scatter takes 12 and 13 ms, but needs a window fixed
 beforehand, and so could have neither traced edges nor a traced bandwidth.
 """
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import jax
@@ -70,12 +75,95 @@ def counts(
     x, edges, weight = _check(x, edges, weight, bandwidth)
     if bandwidth is None:
         return _hard(x, edges, weight)
-    extended, below, above = _extend(edges, bandwidth, reflect=reflect)
-    inside = jnp.where(_inside(x, edges), weight, 0) if reflect else weight
-    soft = _fold(jnp.diff(inside @ _cdf(x, extended, bandwidth, closed=reflect)), below, above, edges.size - 1)
+    soft = _soft(x, edges, weight, bandwidth, reflect=reflect)
     if hard_value:
         return soft + jax.lax.stop_gradient(_hard(x, edges, weight) - soft)
     return soft
+
+
+def flux_counts(
+    x: Float[ArrayLike, " event"],
+    edges: Float[ArrayLike, " edge"],
+    weight: Float[ArrayLike, " event"],
+    *,
+    bandwidth: Float[ArrayLike, "*event"],
+    reflect: bool = False,
+) -> Float[Array, " bin"]:
+    r"""Sum of weights in each bin, with the derivative of its expectation: the flux of events through the edges.
+
+    When events move with velocity v and an edge with velocity u, the expected content of a bin changes by what enters
+    at its lower edge minus what leaves at its upper one, $\dot n_j = F_j - F_{j+1}$ with
+    $F_k = \rho(e_k)\,\langle v - u\rangle_{x = e_k}$ (Reynolds' transport theorem). The product of density and mean
+    velocity is estimated from the events, $F_k = \sum_i w_i\,K_h(e_k - x_i)\,(v_i - u_k)$, with the Gaussian kernel of
+    fourth order, $K(t) = \frac12(3 - t^2)\,\varphi(t)$ (M. P. Wand and M. C. Jones, Kernel Smoothing, 1995, ch. 2.8).
+    Its bias is $-\frac18 h^4 \rho^{(4)}$ and its variance $0.48 \rho/(n h)$, those of a Gaussian are
+    $\frac12 h^2 \rho^{(2)}$ and $0.28 \rho/(n h)$: with twice the `bandwidth` it is better in both. A fifth of the
+    width of the structures in the density is a good start.
+
+    The derivative with respect to the weights is that of the hard histogram. Functions that are not linear in the
+    counts have their usual bias of finite statistics, of value and gradient alike.
+
+    Args:
+        x: observable, finite, in any unit.
+        edges: increasing bin edges, in the unit of `x`; differentiable.
+        weight: event weights, of either sign.
+        bandwidth: kernel width of the density estimate, in the unit of `x`, one for all events or one each; without
+            influence on the value, and therefore without gradient.
+        reflect: nothing passes the first and the last edge, as for an observable that cannot leave the range; the
+            derivative then conserves the weight to rounding.
+
+    Returns:
+        Sum of weights per bin, that of `counts(x, edges, weight)`.
+
+    Raises:
+        ValueError: as `counts`.
+
+    >>> x, edges = jnp.linspace(-1.0, 1.0, 2001), jnp.array([-0.5, 0.0, 0.7])
+    >>> stretched = lambda k: flux_counts(k * x, edges, jnp.full(2001, 0.5), bandwidth=0.05)
+    >>> [round(float(c), 2) for c in jax.jacfwd(stretched)(1.0)]
+    [-250.0, -350.0]
+    """
+    x, edges, weight = _check(x, edges, weight, bandwidth)
+    moving = _soft(x, edges, weight, bandwidth, reflect=reflect, cdf=_cdf4)
+    still = _soft(*jax.lax.stop_gradient((x, edges)), weight, bandwidth, reflect=reflect, cdf=_cdf4)
+    # the same number twice: what is left is the derivative with respect to x and edges, of every order
+    return _hard(x, edges, weight) + (moving - still)
+
+
+def annealed_bandwidth(
+    step: Float[ArrayLike, "*step"],
+    steps: int,
+    *,
+    start: Float[ArrayLike, ""],
+    stop: Float[ArrayLike, ""],
+) -> Float[Array, "*step"]:
+    r"""Bandwidth that falls geometrically from `start` at step 0 to `stop` at the last step, `steps - 1`, and stays.
+
+    The difference of the differentiable histogram to the hard one has an expectation of order $h^2$ and fluctuates by
+    the root of the number of events within h of an edge. It ends in the hard histogram when `stop` is a small fraction
+    of the distance of neighbouring events.
+
+    Args:
+        step: number of the step, from 0; may be traced.
+        steps: length of the schedule, at least 2.
+        start: first bandwidth, positive.
+        stop: last bandwidth, positive.
+
+    Raises:
+        ValueError: fewer than 2 steps, a bandwidth that is not positive.
+
+    >>> [round(float(h), 3) for h in annealed_bandwidth(jnp.arange(4), 3, start=0.1, stop=0.001)]
+    [0.1, 0.01, 0.001, 0.001]
+    """
+    if steps < 2:
+        msg = f"steps: at least 2 are wanted, got {steps}"
+        raise ValueError(msg)
+    for name, h in (("start", start), ("stop", stop)):
+        if not isinstance(h, Tracer) and not np.all(np.asarray(h) > 0):
+            msg = f"{name}: a positive bandwidth is wanted, got {h}"
+            raise ValueError(msg)
+    share = jnp.clip(jnp.asarray(step) / (steps - 1), 0.0, 1.0)
+    return jnp.asarray(start) * (jnp.asarray(stop) / jnp.asarray(start)) ** share
 
 
 def variances(
@@ -175,15 +263,43 @@ def _inside(x: Array, edges: Array) -> Array:
     return (edges[0] <= x) & (x <= edges[-1])
 
 
-def _cdf(x: Array, edges: Array, bandwidth: ArrayLike, *, closed: bool) -> Array:
-    """Gaussian CDF minus 1/2, (event, edge); `closed` puts everything between the first and the last edge."""
+def _gauss(t: Array) -> Array:
+    """Gaussian CDF minus 1/2."""
+    return 0.5 * erf(t / np.sqrt(2.0))
+
+
+def _cdf4(t: Array) -> Array:
+    """Integral of (3 - t^2)/2 times a Gaussian, from 0."""
+    return _gauss(t) + t * jnp.exp(-0.5 * t**2) / np.sqrt(8 * np.pi)
+
+
+def _soft(
+    x: Array,
+    edges: Array,
+    weight: Array,
+    bandwidth: ArrayLike,
+    *,
+    reflect: bool,
+    cdf: Callable[[Array], Array] = _gauss,
+) -> Array:
+    """Kernels integrated over the bins."""
+    extended, below, above = _extend(edges, bandwidth, reflect=reflect)
+    inside = jnp.where(_inside(x, edges), weight, 0) if reflect else weight
+    total = inside @ _cdf(x, extended, bandwidth, closed=reflect, cdf=cdf)
+    return _fold(jnp.diff(total), below, above, edges.size - 1)
+
+
+def _cdf(
+    x: Array, edges: Array, bandwidth: ArrayLike, *, closed: bool, cdf: Callable[[Array], Array] = _gauss
+) -> Array:
+    """Kernel's CDF minus 1/2, (event, edge); `closed` puts everything between the first and the last edge."""
     width = jnp.asarray(bandwidth, x.dtype)
     width = width[:, None] if width.ndim else width
-    cdf = 0.5 * erf((edges - x[:, None]) / (width * np.sqrt(2.0)))
+    out = cdf((edges - x[:, None]) / width)
     if closed:
-        end = jnp.full((x.size, 1), 0.5, cdf.dtype)
-        cdf = jnp.concatenate([-end, cdf[:, 1:-1], end], axis=1)
-    return cdf
+        end = jnp.full((x.size, 1), 0.5, out.dtype)
+        out = jnp.concatenate([-end, out[:, 1:-1], end], axis=1)
+    return out
 
 
 def _extend(edges: Array, bandwidth: ArrayLike, *, reflect: bool) -> tuple[Array, int, int]:

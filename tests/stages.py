@@ -9,7 +9,7 @@ import jax.random as jr
 
 from diffhep.detector import SamplingCalorimeter, draw_noise, gamma_fractions, leakage_curve, leakage_moments
 from diffhep.gates import Hard, Score, Soft, StraightThrough
-from diffhep.histogram import counts
+from diffhep.histogram import counts, flux_counts
 from diffhep.kinematics import delta_r, diphoton_mass, energy_of, safe_div, safe_log, safe_norm, safe_sqrt, wrap_phi
 from diffhep.parameters import Param
 from diffhep.reconstruction import PhotonReconstruction, leading_pair, pair_mass
@@ -87,6 +87,11 @@ def chain() -> Case:
     return on_stage(Chain({"reconstruction": reconstruction, "tagger": tagger, "menu": menu()}), measured(), jr.key(4))
 
 
+def moving_counts() -> Case:
+    edges = jnp.linspace(1.0, 1.6, 7)
+    return on_function(lambda x, w: flux_counts(x, edges, w, bandwidth=0.2), spread(9, 0.9, 1.7), spread(9, -1, 2, 1))
+
+
 def soft_counts() -> Case:
     edges = jnp.linspace(1.0, 1.6, 7)
     return on_function(lambda x, w: counts(x, edges, w, bandwidth=0.2), spread(9, 0.9, 1.7), spread(9, -1, 2, 1))
@@ -134,9 +139,10 @@ STAGES: dict[str, Callable[[], Case]] = {
     "safe_norm": lambda: on_function(safe_norm, spread(6, -1, 1).reshape(2, 3)),
 }
 
-# value 0 or 1, so finite differences see none of their gradient; tests/test_gates.py says what it must be
+# steps, so finite differences see none of their gradient; test_gates.py and test_histogram.py say what it must be
 STEPPED: dict[str, Callable[[], Case]] = {
     "Hard": lambda: on_function(lambda s: Hard()(s), SCORES),
+    "flux_counts": moving_counts,
     "StraightThrough": lambda: on_function(lambda s, w: StraightThrough(w)(s), SCORES, 0.7),
     "Score": lambda: on_function(lambda s, w: Score(w)(s, key=jr.key(5)), SCORES, 0.7),
     "DiphotonMenu, hard": lambda: on_stage(menu(energy_gate=Hard(), score_gate=Hard()), measured()),

@@ -107,6 +107,16 @@ def numbers(values: object, length: int | None, where: str, *, positive: bool = 
     return np.asarray(values, dtype=float)
 
 
+def _is_list(thing: object) -> bool:
+    return isinstance(thing, Sequence | np.ndarray) and not isinstance(thing, str)
+
+
+def _is_interval(thing: Any) -> bool:
+    """Whether it is a pair of numbers in increasing order."""
+    number = lambda x: isinstance(x, int | float | np.number) and not isinstance(x, bool)
+    return _is_list(thing) and len(thing) == 2 and all(map(number, thing)) and bool(thing[0] <= thing[1])
+
+
 def member(thing: object, key: str, where: str, kind: type | tuple[type, ...]) -> Any:
     """A required entry of a JSON object."""
     if not isinstance(thing, Mapping) or key not in thing:
@@ -204,17 +214,20 @@ class Parameters:
                 if key not in config:
                     msg = f"{where}: the measurement must give {key!r} of {name!r}"
                     raise ValueError(msg)
-            center = float(config["auxdata"][0])
+            center = float(numbers(config["auxdata"], 1, f"measurement, parameter {name!r}, auxdata")[0])
             start, bounds = np.array([center]), (0.0, 10.0 * center)
         place = f"measurement, parameter {name!r}"
         new["init"] = numbers(config.get("inits", start), size, f"{place}, inits")
         pairs = config.get("bounds", [bounds] * size)
-        if len(pairs) != size or any(not (len(p) == 2 and p[0] <= p[1]) for p in pairs):
+        if not _is_list(pairs) or len(pairs) != size or not all(map(_is_interval, pairs)):
             msg = f"{place}, bounds: {size} increasing pair(s) wanted, got {pairs!r:.80}"
             raise ValueError(msg)
         new["bounds"] = np.array(pairs, dtype=float).reshape(size, 2)
         new["auxdata"] = numbers(config.get("auxdata", np.full(size, center)), size, f"{place}, auxdata")
         new["sigmas"] = numbers(config.get("sigmas", np.ones(size)), size, f"{place}, sigmas")
+        if not np.all(new["sigmas"] > 0):
+            msg = f"{place}, sigmas: positive numbers are wanted, got {config['sigmas']!r:.80}"
+            raise ValueError(msg)
         new["own_aux"], new["own_sigmas"] = "auxdata" in config, "sigmas" in config
         fixed = config.get("fixed", False)
         new["fixed"] = np.broadcast_to(np.asarray(fixed, dtype=bool), (size,)).copy()

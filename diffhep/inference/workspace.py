@@ -9,7 +9,7 @@ import copy
 import dataclasses
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -162,15 +162,16 @@ class PatchSet:
 
 def read_workspace(path: str | os.PathLike) -> Workspace:
     """A workspace from a JSON file; errors name the file."""
-    return _read(path, Workspace)
+    return read_json(path, Workspace)
 
 
 def read_patchset(path: str | os.PathLike) -> PatchSet:
     """A patch set from a JSON file; errors name the file."""
-    return _read(path, PatchSet)
+    return read_json(path, PatchSet)
 
 
-def _read(path: str | os.PathLike, kind: type) -> Any:
+def read_json(path: str | os.PathLike, kind: Callable[[Any], Any]) -> Any:
+    """What `kind` makes of a JSON file; errors name the file."""
     path = Path(path)
     try:
         spec = json.loads(path.read_text(encoding="utf-8"))

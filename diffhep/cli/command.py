@@ -1,0 +1,59 @@
+"""The table of verbs, and what the command does with the first word, with bad input and with an interrupt."""
+
+import sys
+from collections.abc import Callable
+
+from diffhep.cli.events import generate
+from diffhep.cli.firmware import trigger
+from diffhep.cli.infer import infer
+from diffhep.cli.options import choose
+from diffhep.cli.studies import audit, evaluate, optimise, report, studies
+
+HELP = """usage: diffhep VERB [arguments]
+
+Differentiable high-energy physics: from events to a better detector and its trigger on an FPGA.
+
+  optimise STUDY [-o DIR] [--resume] [--config FILE] [overrides]   find the best design within the budget
+  evaluate STUDY --design FILE [overrides]                         a design on held-out events, relaxed and hard
+  audit STUDY [--design FILE] [overrides]                          every gradient against finite differences
+  studies                                                          the shipped studies
+  infer WORKSPACE.json [--patch P] [--impacts] [--toys N] [-o DIR] fit, CLs, significance and limit of a pyhf workspace
+  generate pythia PROCESS -n N -o FILE.root                        events from Pythia 8
+  trigger export RUN -o DIR                                        a run's trigger classifier as an hls4ml project
+  trigger verify DIR [--n N]                                       the project's C simulation against JAX, bit for bit
+  report RUN                                                       write a run's report.html again
+
+Every verb takes --json (one JSON object on standard output) and --help (all its options, with units).
+"""
+VERBS: dict[str, Callable[[list[str]], int]] = {
+    "optimise": optimise,
+    "evaluate": evaluate,
+    "audit": audit,
+    "studies": studies,
+    "infer": infer,
+    "generate": generate,
+    "trigger": trigger,
+    "report": report,
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one verb; returns the exit status."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    if not args or args[0] in ("-h", "--help"):
+        print(HELP, end="")
+        return 0
+    if args[0] == "--version":
+        import diffhep
+
+        print(f"diffhep {diffhep.__version__}")
+        return 0
+    try:
+        return VERBS[choose(args[0], tuple(VERBS), "verb")](args[1:])
+    except ValueError as error:
+        print(f"diffhep: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        resume = "" if args[0] == "infer" else "; the run can be resumed with --resume"
+        print(f"diffhep: interrupted{resume}", file=sys.stderr)
+        return 130
