@@ -9,6 +9,7 @@ from diffhep.trigger.fixed_point import quantise as quantise
 from diffhep.trigger.menu import TRIGGER_SUMS as TRIGGER_SUMS
 from diffhep.trigger.menu import DiphotonMenu as DiphotonMenu
 from diffhep.trigger.menu import trigger_features as trigger_features
+from diffhep.trigger.quantised import EmulatedClassifier as EmulatedClassifier
 from diffhep.trigger.quantised import QuantisedClassifier as QuantisedClassifier
 from diffhep.trigger.quantised import quantised as quantised
 from diffhep.trigger.rate import rate as rate

@@ -26,7 +26,18 @@ from diffhep.trigger.checks import (
     read_codes,
 )
 from diffhep.trigger.classifier import DenseClassifier, scale
-from diffhep.trigger.fixed_point import FixedPoint, decode, encode, format_for, quantise, requantise, require_x64
+from diffhep.trigger.fixed_point import (
+    FixedPoint,
+    Overflow,
+    Rounding,
+    decode,
+    encode,
+    format_for,
+    quantise,
+    quantise_kif,
+    requantise,
+    require_x64,
+)
 
 SCHEMA, VERSION = "diffhep trigger classifier", 1
 MAX_ACCUMULATOR = 53  # bits: sums that float64 holds exactly, in any order of summation
@@ -179,6 +190,19 @@ class QuantisedClassifier(AbstractStage):
         weights, biases = zip(*rounded, strict=True)
         return QuantisedClassifier(weights, biases, self.exponents, self.input_format, self.formats)
 
+    def emulator(self) -> "EmulatedClassifier":
+        """The same logits from a program that serves every format of this shape."""
+        exact, bits = self.frozen(), lambda f: jnp.array([f.k, f.i, f.f], jnp.int32)
+        outputs = tuple(layer.output for layer in self.formats)
+        return EmulatedClassifier(
+            exact.weights,
+            exact.biases,
+            bits(self.input_format),
+            tuple(bits(f) for f in outputs),
+            self.exponents,
+            tuple((f.rounding, f.overflow) for f in (self.input_format, *outputs)),
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Integer codes and formats as plain lists and texts, for JSON; `from_dict` reads them back."""
         layers = [
@@ -222,6 +246,40 @@ class QuantisedClassifier(AbstractStage):
         return QuantisedClassifier(
             tuple(weights), tuple(biases), tuple(data["exponents"]), input_format, tuple(formats)
         )
+
+
+class EmulatedClassifier(AbstractStage):
+    """A `QuantisedClassifier` whose formats are numbers, not part of the program; made by its `emulator`.
+
+    Formats follow the ranges of a layout, and the compiler would spend seconds on every layout with a new one.
+
+    Attributes:
+        weights, biases: on their grids already.
+        input_bits, output_bits: k, i, f of the inputs and of what each layer hands on.
+        exponents: of the inputs.
+        modes: rounding and overflow of the inputs and of each layer's output.
+    """
+
+    weights: tuple[Float[Array, "m n"], ...]
+    biases: tuple[Float[Array, " m"], ...]
+    input_bits: Int[Array, "3"]
+    output_bits: tuple[Int[Array, "3"], ...]
+    exponents: tuple[int, ...] = eqx.field(static=True)
+    modes: tuple[tuple[Rounding, Overflow], ...] = eqx.field(static=True)
+
+    def __call__(self, x: Float[Array, "*event n"], *, key: PRNGKeyArray | None = None) -> Float[Array, "*event m"]:
+        """The logits (float64, on the grid of the output format) of events; straight-through gradients.
+
+        Raises:
+            ValueError: JAX is not in 64-bit mode, where the sums would be rounded.
+        """
+        require_x64("EmulatedClassifier")
+        u = quantise_kif(scale(jnp.asarray(x, jnp.float64), self.exponents), *self.input_bits, *self.modes[0])
+        layers = zip(self.weights, self.biases, self.output_bits, self.modes[1:], strict=True)
+        for number, (weight, bias, bits, mode) in enumerate(layers):
+            sums = u @ weight.T + bias
+            u = quantise_kif(sums if number == len(self.weights) - 1 else jax.nn.relu(sums), *bits, *mode)
+        return u
 
 
 def quantised(

@@ -85,7 +85,7 @@ def test_with_nothing_but_the_calorimeter_the_likelihood_gives_the_significance_
     # nothing is uncertain but the background; a range of 130 standard deviations fixes it, to 1.4 % of the information
     spectrum = Spectrum(edges, 1e-9, 0.0, 0.0)
     t = jax.jit(templates)(experiment, spectrum, data(np.random.default_rng(1)), decisions)
-    sigma = MASS * float(experiment.calorimeter.resolution(MASS / 2)) / np.sqrt(2)
+    sigma = MASS * float(experiment.calorimeter.resolution(jnp.array(MASS / 2))) / np.sqrt(2)
     sigma = np.hypot(sigma, decisions.bandwidth or 0.0)
     density = SIGNAL / (np.sqrt(2 * np.pi) * sigma)
     assert density < 0.07 * PER_GEV

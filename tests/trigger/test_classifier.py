@@ -360,3 +360,34 @@ def test_fixed_point_needs_64_bits():
         for call in (lambda: model(x), lambda: model.integers(x), lambda: quantised(classifier, **options)):
             with pytest.raises(ValueError, match="jax_enable_x64"):
                 call()
+
+
+# formats as numbers ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "input_format",
+    [INPUT, FixedPoint(1, 4, 8), FixedPoint(1, 2, 5, "TRN", "WRAP"), FixedPoint(1, 1, 6, "RND", "WRAP")],
+)
+@pytest.mark.parametrize("seed", range(3))
+def test_the_emulator_is_the_same_function(input_format, seed):
+    _, model, x = make(seed=seed, input_format=input_format, bits=6)
+    np.testing.assert_array_equal(model.emulator()(x), model(x))
+    slope = lambda network: jax.grad(lambda x: jnp.sum(jnp.sin(network(x))))(jnp.asarray(x))
+    np.testing.assert_allclose(slope(model.emulator()), slope(model), rtol=1e-12)
+
+
+def test_one_program_emulates_every_format():
+    traces = []
+
+    @jax.jit
+    def logits(network, x):
+        traces.append(1)
+        return network(x)
+
+    for seed, bits in itertools.product(range(3), (4, 8)):
+        _, model, x = make(seed=seed, bits=bits)
+        exponents = (0, 0, 0, 0)
+        model = QuantisedClassifier(model.weights, model.biases, exponents, model.input_format, model.formats)
+        np.testing.assert_array_equal(logits(model.emulator(), x), model(x))
+    assert len(traces) == 1

@@ -207,7 +207,7 @@ class HiggsDiphoton(AbstractStudy):
 
     def hard_version(self, design: Experiment) -> Experiment:
         """The same design with the trigger classifier in fixed point."""
-        return eqx.tree_at(lambda e: e.menu.classifier, design, self.hardware(design))
+        return eqx.tree_at(lambda e: e.menu.classifier, design, self.hardware(design).emulator())
 
     def hardware(self, design: Experiment) -> Any:
         """The classifier in fixed point, with formats that cover its inputs and activations on the design sample."""
