@@ -16,6 +16,7 @@ import importlib.metadata
 import itertools
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import equinox as eqx
@@ -41,6 +42,7 @@ VERSIONS = ("diffhep", "jax", "jaxlib", "equinox", "optax", "optimistix", "numpy
 CHUNK = 10
 AGREE = 0.005  # starts agree when their objectives differ by less than this fraction
 FRONT_STEPS = 20
+SEARCHING = 1e-6  # relative: enough to compare starts; what is built is brought to the solver's last digit
 NEAR = 1.0  # how far the exact step moves a raw leaf: where the ascent did not lead is not believed
 AUDIT_WEIGHTS = 12
 
@@ -88,11 +90,15 @@ class Run:
     def execute(self) -> dict[str, Any]:
         """All phases; returns the result, which is also written to `result.json`."""
         initial = self.stored("initial", self.initial_design, like=None)
-        ascended = self.timed("ascent", lambda: self.ascend(initial))
+        with ThreadPoolExecutor(max_workers=1) as beside:
+            # most of a run is spent in the compiler, which leaves half a machine idle
+            prepared = beside.submit(self.prepare, initial)
+            ascended = self.timed("ascent", lambda: self.ascend(initial))
+            before = self.timed("prepare", prepared.result)
         relaxed = self.timed("polish", lambda: self.polish_starts(ascended, initial))
         best = self.stored("integers", lambda: self.settle_integers(relaxed), like=initial)
         final = self.stored("final", lambda: self.study.settle(best), like=initial)
-        judged = self.timed("judge", lambda: self.judge(initial, final))
+        judged = before | self.timed("judge", lambda: self.judge("final", final))
         front = self.timed("front", lambda: self.front(final, ascended))
         grid = self.timed("grid", lambda: self.grid(final))
         rows = self.timed(
@@ -175,7 +181,7 @@ class Run:
             if self.folder.has(name):
                 design, objective, use = self.folder.load_tree(name, blank)
             else:
-                p = polish(self.sensitivities, ascended.design(index), reach=NEAR)
+                p = polish(self.sensitivities, ascended.design(index), reach=NEAR, tolerance=SEARCHING)
                 design, objective, use = p.design, np.array(p.objective), p.used
                 self.folder.save_tree(name, (design, objective, use))
             designs.append(design)
@@ -204,13 +210,19 @@ class Run:
             self.folder.log({"phase": "integers", "values": values, "objective": p.objective, "converged": p.converged})
         return best.design
 
-    def judge(self, initial: PyTree, final: PyTree) -> dict[str, Any]:
-        """Both designs on held-out events."""
-        out: dict[str, Any] = {}
-        for count, (name, design) in enumerate((("initial", initial), ("final", final))):
-            for kind in ("relaxed", "hard"):
-                out[f"{name} {kind}"] = self.study.judge(design, relaxed=kind == "relaxed")
-            self.progress("held-out events", (count + 1) / 2)
+    def prepare(self, initial: PyTree) -> dict[str, Any]:
+        """Judge the initial design, and compile what the later phases need, while the ascent is under way."""
+        judged = self.judge("initial", initial)
+        self.sensitivities(self.sensitivities.raw(initial), initial)
+        self.study.problem.value(*split(unfrozen(initial)), self.study.problem.context)
+        return judged
+
+    def judge(self, name: str, design: PyTree) -> dict[str, Any]:
+        """A design on held-out events, relaxed and hard."""
+        out = {}
+        for kind in ("relaxed", "hard"):
+            out[f"{name} {kind}"] = self.study.judge(design, relaxed=kind == "relaxed")
+            self.progress(f"held-out, {name}", 0.5 if kind == "relaxed" else 1.0)
         return out
 
     def front(self, final: PyTree, ascended: "Ascended") -> dict[str, Any] | None:

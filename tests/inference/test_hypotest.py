@@ -136,7 +136,7 @@ def test_limits_agree_with_pyhf(specs):
     s, b, db, n = specs.yields("REF")
     channels = specs.counting(s, b, db)
     twin = pyhf.Model({"channels": channels}, poi_name="mu", validate=False)
-    got, bands = upper_limits.upper_limit([*n, *twin.config.auxdata], twin)
+    got, bands = upper_limits.upper_limit([*n, *twin.config.auxdata], twin)[:2]
     # pyhf: tolerance of the scan and of the fits
     assert_allclose(limit.observed, got, rtol=1e-4)
     assert_allclose(limit.expected, np.array(bands), rtol=1e-4)
