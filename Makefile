@@ -34,7 +34,7 @@ layers: $(VENV)/.ok              ## import-linter: an import may only point down
 wheel: $(VENV)/.ok               ## build the sdist and the wheel from it, into dist/
 	$(BIN)/python -m build --no-isolation --outdir dist .
 
-samples: $(VENV)/.ok             ## make the shipped samples again with Pythia 8 (recorded seeds, about 20 minutes)
+samples: $(VENV)/.ok             ## make the shipped samples again with Pythia 8 (recorded seeds, about an hour)
 	$(BIN)/python -m diffhep.generate.shipped
 
 lock: $(VENV)/.ok                ## rewrite requirements.lock after a change in pyproject.toml

@@ -351,7 +351,7 @@ def audit_study(
     )
 
 
-def gradient_cost(study: AbstractStudy, design: PyTree, *, repeats: int = 7) -> float:
+def gradient_cost(study: AbstractStudy, design: PyTree, *, repeats: int = 11) -> float:
     """Time of the gradient with respect to all parameters, value included, over the time of the value alone.
 
     Both compiled and warm; the median of alternating pairs.

@@ -1,6 +1,6 @@
 """Make the three samples that come with the package: `python -m diffhep.generate.shipped [NAME ...]`.
 
-It takes about three quarters of an hour on one core. Without names all three are made anew.
+It takes about an hour on one core. Without names all three are made anew.
 """
 
 import importlib.resources
