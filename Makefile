@@ -6,11 +6,11 @@ UV   := uv==0.13.8
 RUN  ?= runs/demo
 export UV_PYTHON_DOWNLOADS := never
 
-.PHONY: help setup demo test check lint types layers lock wheel samples clean
+.PHONY: help setup demo test test-long check lint types layers bench lock wheel samples clean
 .DEFAULT_GOAL := help
 
 help:                            ## list every target
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
 
 setup: $(VENV)/.ok               ## make .venv and install the pins (the other targets do it when needed)
 
@@ -18,7 +18,10 @@ demo: $(VENV)/.ok                ## optimise a detector on the shipped samples, 
 	$(BIN)/diffhep optimise higgs-diphoton -o $(RUN)
 
 test: $(VENV)/.ok                ## run the tests
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not long"
+
+test-long: $(VENV)/.ok           ## run the tests that compile for minutes and that `make test` leaves out
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m long
 
 check: lint types layers test    ## lint, types, layers and tests: what continuous integration runs
 
@@ -30,6 +33,10 @@ types: $(VENV)/.ok               ## pyright
 
 layers: $(VENV)/.ok              ## import-linter: an import may only point down
 	$(BIN)/lint-imports
+
+bench: $(VENV)/.ok               ## benchmarks: ratios to named peers, one pinned thread (a few minutes)
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 \
+	XLA_FLAGS="--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1" $(BIN)/python -m tests.benchmark.run
 
 wheel: $(VENV)/.ok               ## build the sdist and the wheel from it, into dist/
 	$(BIN)/python -m build --no-isolation --outdir dist .

@@ -247,8 +247,12 @@ class Run:
             lane_limits[:, 0] *= padded
             _, outcome = ascended.climb.continue_from(stack(moved), jnp.asarray(lane_limits), FRONT_STEPS)
             used, value = np.asarray(outcome.used[-1]), np.asarray(outcome.objective[-1])
-            points += [{"limit": lane_limits[i, 0], "used": used[i], "objective": value[i]} for i in range(len(chosen))]
+            # far below the budget there may be no detector, and no fit, any more
+            there = [i for i in range(len(chosen)) if np.isfinite(value[i]) and np.all(np.isfinite(used[i]))]
+            points += [{"limit": lane_limits[i, 0], "used": used[i], "objective": value[i]} for i in there]
             self.progress("Pareto front", min(1.0, (begin + lanes) / count))
+        if not points:
+            return None
         out = {"constraint": self.study.problem.constraints[0].name, "points": points}
         self.folder.write_json(file, out)
         return self.folder.read_json(file)

@@ -20,6 +20,8 @@ from diffhep.inference import (
 )
 from diffhep.inference.fitting import fit
 
+pytestmark = pytest.mark.long
+
 # columns: q~_1, qA, CLs_obs, CLs_exp, Z_obs, Z_exp, then dZ_exp/dlnS and dCLs_obs/dlnS where they are known
 U = {
     "REF": (3.93824493, 3.41886907, 0.05251553, 0.06445515, 0.0, 1.87695350, 1.833017, -0.221991),

@@ -20,6 +20,8 @@ from diffhep.inference.fitting import fit
 from diffhep.inference.hybrid import HybridModel
 from diffhep.inference.unbinned import Component, UnbinnedData, UnbinnedModel
 
+pytestmark = pytest.mark.long
+
 LOW, HIGH = 100.0, 160.0
 X = np.linspace(LOW, HIGH, 25)
 

@@ -22,6 +22,8 @@ from diffhep.inference import (
 from diffhep.inference.absolute import parameter_values
 from diffhep.inference.uncertainties import correlation
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def fitted(specs):
