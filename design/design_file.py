@@ -5,7 +5,6 @@ beside it). One can be written by hand as well: parameters that are left out kee
 networks they are trained at that layout.
 """
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from diffhep.design.study import AbstractStudy, Report
-from diffhep.io import RunFolder
+from diffhep.io import RunFolder, read_json
 from diffhep.parameters import Param, is_param, named_params, path_name
 
 DESIGN = "design.json"
@@ -61,14 +60,7 @@ def read_design(file: str | Path, study: AbstractStudy, *, progress: Report) -> 
 
 def load_json(file: Path) -> dict[str, Any]:
     """A JSON object; a ValueError that names the file otherwise."""
-    try:
-        content = json.loads(file.read_text())
-    except OSError as error:
-        msg = f"{file}: cannot be read ({error.strerror})"
-        raise ValueError(msg) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        msg = f"{file}: not valid JSON ({error})"
-        raise ValueError(msg) from None
+    content = read_json(file)
     if not isinstance(content, dict):
         msg = f"{file}: a JSON object is wanted, got {type(content).__name__}"
         raise ValueError(msg)

@@ -307,7 +307,7 @@ class Starts:
         """The start with the largest objective among those within the budgets."""
         if not self.within.any():
             return int(np.argmin(self.excess.max(axis=1)))
-        return int(np.nanargmax(np.where(self.within, self.objectives, -np.inf)))
+        return int(np.argmax(np.where(self.within, self.objectives, -np.inf)))
 
     def summary(self, ascended: Ascended) -> dict[str, Any]:
         """How many starts there were, and how many agree with the best."""
@@ -327,9 +327,8 @@ def nearby_integers(param: Param) -> list[float]:
     # rounded, because an integer comes back from its raw leaf with an error in the last digits
     value, (low, high) = np.round(float(param.unwrap()), 9), param.bounds or (-np.inf, np.inf)
     around = {np.floor(value) - 1, np.floor(value), np.ceil(value), np.ceil(value) + 1}
-    # on a bound the raw leaf is infinite: there the nearest integer inside is all there is
-    inside = [float(n) for n in sorted(around) if low < n < high]
-    return inside or [float(np.clip(np.round(value), np.floor(low) + 1, np.ceil(high) - 1))]
+    # a raw leaf on a bound would be infinite
+    return [float(n) for n in sorted(around) if low < n < high]
 
 
 def with_integers(design: PyTree, values: Mapping[str, float]) -> PyTree:

@@ -416,12 +416,12 @@ def test_bad_workspaces_get_one_line_with_file_and_place(name, tmp_path):
 
 
 def test_files_that_cannot_be_read_are_named(tmp_path, workspace):
-    refused("none.json: No such file", tmp_path / "none.json")
+    refused("none.json: cannot be read (No such file", tmp_path / "none.json")
     broken = tmp_path / "broken.json"
     broken.write_text('{"channels": [1,}')
-    refused("broken.json: not JSON, line 1 column", broken)
-    refused("none.json: No such file", workspace, "--patch", tmp_path / "none.json")
-    refused("broken.json: not JSON", workspace, "--patch", broken)
+    refused("broken.json: not valid JSON (", broken)
+    refused("none.json: cannot be read (No such file", workspace, "--patch", tmp_path / "none.json")
+    refused("broken.json: not valid JSON", workspace, "--patch", broken)
     broken.write_text('[{"op": "remove", "path": "/channels/7"}]')
     refused("broken.json: patch operation 0: cannot remove at '/channels/7'", workspace, "--patch", broken)
     refused("broken.json: is a patch, not a patch set", workspace, "--patch", f"{broken}:name")

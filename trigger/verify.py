@@ -5,7 +5,6 @@ project that was altered, or that belongs to other weights, is refused before an
 C simulation with g++, in a folder of its own, and compares its outputs with integer arithmetic in JAX.
 """
 
-import json
 import shutil
 import subprocess
 import tempfile
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from diffhep.io import read_json
 from diffhep.trigger.checks import check_inputs
 from diffhep.trigger.export import CARD_SCHEMA, CARD_VERSION, check_settings, weights_hash, write_project
 from diffhep.trigger.fixed_point import FixedPoint, decode, require_x64
@@ -126,7 +126,7 @@ def verify(
 
 def read_project(folder: Path) -> tuple[QuantisedClassifier, dict[str, Any]]:
     """The classifier and the model card of an exported project; a ValueError if it is none."""
-    classifier, card = (read_json(folder, file) for file in ("classifier.json", "model_card.json"))
+    classifier, card = (read_part(folder, file) for file in ("classifier.json", "model_card.json"))
     if not isinstance(card, dict) or (card.get("schema"), card.get("version")) != (CARD_SCHEMA, CARD_VERSION):
         msg = f"{folder / 'model_card.json'}: not a model card of version {CARD_VERSION}"
         raise ValueError(msg)
@@ -142,16 +142,12 @@ def read_project(folder: Path) -> tuple[QuantisedClassifier, dict[str, Any]]:
     return model, card
 
 
-def read_json(folder: Path, file: str) -> Any:
+def read_part(folder: Path, file: str) -> Any:
     """The content of a JSON file of a project."""
-    try:
-        return json.loads((folder / file).read_text(encoding="utf-8"))
-    except OSError as error:
-        msg = f"{folder}: not an exported trigger project, {file} cannot be read ({error.strerror})"
-        raise ValueError(msg) from error
-    except ValueError as error:
-        msg = f"{folder / file}: not JSON ({str(error).splitlines()[0]})"
-        raise ValueError(msg) from error
+    if not (folder / file).is_file():
+        msg = f"{folder}: not an exported trigger project, it has no {file}"
+        raise ValueError(msg)
+    return read_json(folder / file)
 
 
 def compare_files(folder: Path, build: Path, card: dict[str, Any]) -> int:

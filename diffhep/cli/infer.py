@@ -121,17 +121,17 @@ def opened(options: Any) -> "Workspace":
 
 def read_patch(word: str) -> Any:
     """The operations of a JSON patch file, or of one member of a patch set, given as FILE or FILE:NAME."""
-    from diffhep.inference import PatchSet
-    from diffhep.inference.workspace import read_json
+    from diffhep.inference import read_patchset
+    from diffhep.io import read_json
 
     file, _, name = (word, "", "") if Path(word).exists() or ":" not in word else word.rpartition(":")
-    content = read_json(file, lambda content: content)
+    content = read_json(file)
     if isinstance(content, list):
         if name:
             msg = f"{file}: is a patch, not a patch set, and has no {name!r}"
             raise ValueError(msg)
         return content
-    patches = read_json(file, PatchSet)
+    patches = read_patchset(file)
     if not name and len(patches.names) != 1:
         msg = f"{file}: a patch set of {len(patches.names)}; choose one with --patch {file}:NAME"
         raise ValueError(msg)

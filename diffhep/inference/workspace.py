@@ -18,6 +18,7 @@ import numpy as np
 
 from diffhep.inference.model import HistFactory, Observation, histfactory
 from diffhep.inference.specification import check_channels, member, numbers
+from diffhep.io import read_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,30 +163,19 @@ class PatchSet:
 
 def read_workspace(path: str | os.PathLike) -> Workspace:
     """A workspace from a JSON file; errors name the file."""
-    return read_json(path, Workspace)
+    return made_of(path, Workspace)
 
 
 def read_patchset(path: str | os.PathLike) -> PatchSet:
     """A patch set from a JSON file; errors name the file."""
-    return read_json(path, PatchSet)
+    return made_of(path, PatchSet)
 
 
-def read_json(path: str | os.PathLike, kind: Callable[[Any], Any]) -> Any:
-    """What `kind` makes of a JSON file; errors name the file."""
-    path = Path(path)
+def made_of(path: str | os.PathLike, kind: Callable[[Any], Any]) -> Any:
+    """What `kind` makes of a JSON file; its errors then name the file, too."""
+    content = read_json(path)
     try:
-        spec = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        msg = f"{path}: not JSON, line {error.lineno} column {error.colno}: {error.msg}"
-        raise ValueError(msg) from None
-    except UnicodeDecodeError:
-        msg = f"{path}: not a text file in UTF-8"
-        raise ValueError(msg) from None
-    except OSError as error:
-        msg = f"{path}: {error.strerror}"
-        raise ValueError(msg) from None
-    try:
-        return kind(spec)
+        return kind(content)
     except ValueError as error:
         msg = f"{path}: {error}"
         raise ValueError(msg) from None

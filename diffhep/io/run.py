@@ -19,6 +19,8 @@ import numpy as np
 import tomli_w
 from jaxtyping import PyTree
 
+from diffhep.io.text import read_json
+
 CONFIG, RESULT, METRICS = "config.toml", "result.json", "metrics.jsonl"
 
 
@@ -97,11 +99,7 @@ class RunFolder:
         if not file.is_file():
             msg = f"{file}: missing; the run has not come that far"
             raise ValueError(msg)
-        try:
-            return json.loads(file.read_text())
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            msg = f"{file}: not valid JSON ({error})"
-            raise ValueError(msg) from None
+        return read_json(file)
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Append one line to the metrics."""

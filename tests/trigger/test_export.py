@@ -326,8 +326,8 @@ def change_card(folder, **entries):
         (lambda f: change_card(f, clock_period_ns=None), "clock period must lie above 0"),
         (lambda f: change_card(f, schema="other"), "not a model card of version 1"),
         (lambda f: (f / "model_card.json").write_text("[]"), "not a model card of version 1"),
-        (lambda f: (f / "model_card.json").unlink(), "not an exported trigger project, model_card.json cannot be read"),
-        (lambda f: (f / "classifier.json").write_text("{"), "classifier.json: not JSON"),
+        (lambda f: (f / "model_card.json").unlink(), "not an exported trigger project, it has no model_card.json"),
+        (lambda f: (f / "classifier.json").write_text("{"), "classifier.json: not valid JSON"),
         (lambda f: (f / "classifier.json").write_text("{}"), "missing keys"),
     ],
 )
@@ -379,7 +379,7 @@ def test_bad_inputs_are_refused(project, options, message):
 
 def test_a_folder_that_is_no_project_is_refused(tmp_path):
     for folder in (tmp_path, tmp_path / "absent"):
-        with pytest.raises(ValueError, match=r"not an exported trigger project, classifier\.json cannot be read"):
+        with pytest.raises(ValueError, match=r"not an exported trigger project, it has no classifier\.json"):
             verify(folder)
 
 
