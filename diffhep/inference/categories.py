@@ -28,7 +28,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from diffhep.histogram import REACH, annealed_bandwidth, counts, flux_counts
 from diffhep.inference.asymptotics import asimov_significance
-from diffhep.inference.likelihood import require_float64
+from diffhep.inference.likelihood import require_finite, require_float64
 
 CELLS = 1000
 RATE = 0.1
@@ -168,11 +168,8 @@ def _events(name: str, score: ArrayLike, weight: ArrayLike) -> tuple[Array, Arra
     if x.ndim != 1 or x.shape != w.shape or x.size < 2:
         msg = f"{name}: scores and weights must be two lists of one length, got shapes {x.shape} and {w.shape}"
         raise ValueError(msg)
-    for what, values in (("score", x), ("weight", w)):
-        if not isinstance(values, Tracer) and not np.all(np.isfinite(values)):
-            i = int(np.argmin(np.isfinite(np.asarray(values))))
-            msg = f"{name}: {what} of event {i} is {float(values[i])}, wanted a finite number"
-            raise ValueError(msg)
+    require_finite(f"{name}: score", x)
+    require_finite(f"{name}: weight", w)
     if not isinstance(w, Tracer) and not float(jnp.sum(w)) > 0:
         msg = f"{name}: the weights add up to {float(jnp.sum(w))}, wanted more than zero"
         raise ValueError(msg)

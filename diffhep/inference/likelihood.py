@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+from jax.core import Tracer
 from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
@@ -251,6 +252,14 @@ def require_float64(x: Array) -> None:
             f"fits need float64, got {x.dtype}: set JAX_ENABLE_X64=1, or call "
             "jax.config.update('jax_enable_x64', True) before the first array is made"
         )
+        raise ValueError(msg)
+
+
+def require_finite(what: str, values: Float[Array, " event"]) -> None:
+    """Refuses numbers of events that are not finite and names the first; traced values cannot be checked."""
+    if not isinstance(values, Tracer) and not np.all(np.isfinite(values)):
+        i = int(np.argmin(np.isfinite(np.asarray(values))))
+        msg = f"{what} of event {i} is {float(values[i])}, wanted a finite number"
         raise ValueError(msg)
 
 

@@ -22,7 +22,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from diffhep.inference.densities import Argument, Density, quadrature
-from diffhep.inference.likelihood import AbstractModel, poisson_deviance, require_float64
+from diffhep.inference.likelihood import AbstractModel, poisson_deviance, require_finite, require_float64
 from diffhep.kinematics import safe_div
 
 # cells of the inverse cumulative distribution that pseudo-experiments are drawn from
@@ -172,11 +172,8 @@ class UnbinnedModel(AbstractModel):
         if x.ndim != 1 or x.shape != weight.shape:
             msg = f"x and weight must be two lists of one length, got shapes {x.shape} and {weight.shape}"
             raise ValueError(msg)
-        for name, values in (("x", x), ("weight", weight)):
-            if not isinstance(values, Tracer) and not np.all(np.isfinite(values)):
-                i = int(np.argmin(np.isfinite(np.asarray(values))))
-                msg = f"{name} of event {i} is {float(values[i])}, wanted a finite number"
-                raise ValueError(msg)
+        require_finite("x", x)
+        require_finite("weight", weight)
         inside = (x >= self.low) & (x <= self.high)
         weight = jnp.where(inside, weight, 0.0)
         rate = jnp.maximum(jnp.sum(weight), 1.0) / (self.high - self.low)

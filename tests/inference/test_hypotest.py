@@ -10,6 +10,7 @@ from numpy.testing import assert_allclose
 from pyhf.infer.intervals import upper_limits
 
 from diffhep.inference import (
+    Analysis,
     discovery_test,
     histfactory,
     hypothesis_test,
@@ -91,6 +92,21 @@ def test_the_three_ways_to_ask_agree(specs):
     assert_allclose(hypothesis_test(model, data, 0.7).observed, test.observed, rtol=1e-9)
     other = discovery_test(model, data)
     assert_allclose([other.observed, other.expected], [discovery.observed, discovery.expected], rtol=1e-9)
+
+
+def test_the_analysis_of_one_workspace_finds_what_the_differentiable_functions_find(specs):
+    """Two programs, one for many questions and one for gradients, that must never drift apart."""
+    model, data = build(specs, 10)
+    analysis = Analysis(model, data)
+    test, discovery = infer(model, data, 0.7)
+    one, other, limit, wanted = analysis.test([0.7]), analysis.discovery(), analysis.limit(), upper_limit(model, data)
+    # fits end at 1e-9 of an uncertainty; ln CLs at the limits is solved to 1e-11 by one and 1e-9 by the other
+    for name in ("observed", "cl_sb", "cl_b", "q", "q_asimov", "mu_hat"):
+        assert_allclose(getattr(one, name)[0], getattr(test, name), rtol=1e-8, atol=1e-9)
+    assert_allclose(one.expected[:, 0], test.expected, rtol=1e-8)
+    for name in ("observed", "expected", "p_value", "q0"):
+        assert_allclose(getattr(other, name), getattr(discovery, name), rtol=1e-8, atol=1e-9)
+    assert_allclose([limit.observed, *limit.expected], [wanted.observed, *wanted.expected], rtol=1e-8)
 
 
 def test_a_workspace_with_everything_agrees_with_pyhf(specs):
