@@ -3,18 +3,20 @@
 import numpy as np
 
 
+def modifier(name, kind, data=None):
+    return {"name": name, "type": kind, "data": data}
+
+
+def sample(name, data, *modifiers):
+    return {"name": name, "data": np.asarray(data, dtype=float).tolist(), "modifiers": list(modifiers)}
+
+
 class Specs:
     """Specifications in pyhf's form: the models of the reference tables, and random ones with every modifier."""
 
     lumi = {"name": "lumi", "auxdata": [1.0], "sigmas": [0.02], "inits": [1.0], "bounds": [[0.5, 1.5]]}  # noqa: RUF012
 
-    @staticmethod
-    def modifier(name, kind, data=None):
-        return {"name": name, "type": kind, "data": data}
-
-    @staticmethod
-    def sample(name, data, *modifiers):
-        return {"name": name, "data": np.asarray(data, dtype=float).tolist(), "modifiers": list(modifiers)}
+    modifier, sample = staticmethod(modifier), staticmethod(sample)
 
     def yields(self, n):
         """Signal, background, its uncertainty and observed counts of the reference models U(n) and G(n)."""

@@ -1,8 +1,5 @@
-"""`diffhep infer`: a workspace with every constrained modifier against pyhf, the run folder, and bad input."""
+"""`diffhep infer`: a workspace with every constrained modifier against pyhf, and the run folder."""
 
-import contextlib
-import copy
-import io
 import json
 
 import numpy as np
@@ -12,65 +9,11 @@ from numpy.testing import assert_allclose
 from pyhf.infer import mle
 from scipy.stats import norm
 
-from diffhep import cli
 from diffhep.inference import Analysis, Workspace
+from tests.infer_command import call, make_spec
+from tests.specifications import modifier, sample
 
 TOYS = 160
-
-
-def modifier(name, kind, data=None):
-    return {"name": name, "type": kind, "data": data}
-
-
-def sample(name, data, *modifiers):
-    return {"name": name, "data": data, "modifiers": list(modifiers)}
-
-
-def make_spec():
-    """Two channels, not in pyhf's order, with modifiers of every type but shapefactor, and correlated nuisances."""
-    mu, lumi = modifier("mu", "normfactor"), modifier("lumi", "lumi")
-    jes = {"hi_data": [33.0, 41.0, 20.0], "lo_data": [28.0, 40.0, 23.0]}
-    eff = lambda hi, lo: modifier("eff", "normsys", {"hi": hi, "lo": lo})
-    signal_region = [
-        sample("signal", [4.0, 12.0, 7.0], mu, lumi, eff(1.06, 0.95), modifier("mc", "staterror", [0.3, 0.6, 0.4])),
-        sample(
-            "top",
-            [30.0, 41.0, 22.0],
-            modifier("top_norm", "normfactor"),
-            eff(1.04, 0.97),
-            modifier("jes", "histosys", jes),
-            modifier("mc", "staterror", [2.0, 2.5, 1.8]),
-        ),
-        sample("fakes", [11.0, 6.0, 2.0], modifier("fake_unc", "shapesys", [3.0, 1.5, 0.8])),
-    ]
-    control = [
-        sample(
-            "top",
-            [150.0, 90.0],
-            modifier("top_norm", "normfactor"),
-            modifier("jes", "histosys", {"hi_data": [155.0, 92.0], "lo_data": [146.0, 87.0]}),
-            modifier("mc_control", "staterror", [4.0, 3.0]),
-        ),
-        sample("fakes", [20.0, 12.0], lumi, modifier("fake_rate", "normsys", {"hi": 1.3, "lo": 0.75})),
-    ]
-    constraint = {"name": "lumi", "auxdata": [1.0], "sigmas": [0.02], "inits": [1.0], "bounds": [[0.5, 1.5]]}
-    return {
-        "channels": [{"name": "signal_region", "samples": signal_region}, {"name": "control", "samples": control}],
-        "observations": [
-            {"name": "signal_region", "data": [49.0, 60.0, 33.0]},
-            {"name": "control", "data": [178.0, 96.0]},
-        ],
-        "measurements": [{"name": "search", "config": {"poi": "mu", "parameters": [constraint]}}],
-        "version": "1.0.0",
-    }
-
-
-def call(*args):
-    """The command in this process: exit status, what it printed, what it said."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        status = cli.main(["infer", *map(str, args)])
-    return status, out.getvalue(), err.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -348,104 +291,3 @@ def test_a_failed_fit_prints_no_number(run, workspace, tmp_path):
     status, out, _ = call(path)
     assert status == 1
     assert "fit FAILED: channel 'signal_region', bin 0" in out
-
-
-def edit(*path, value):
-    def change(spec):
-        here = spec
-        for key in path[:-1]:
-            here = here[key]
-        here[path[-1]] = value
-
-    return change
-
-
-FIRST = ("channels", 0, "samples", 0)
-BAD = {
-    "schema": (edit("measurements", value=3), "workspace.json: workspace: 'measurements' has the wrong type, int"),
-    "unknown modifier": (edit(*FIRST, "modifiers", 0, "type", value="magic"), "modifier 'mu': unknown type 'magic'"),
-    "length": (edit(*FIRST, "data", value=[1.0]), "channel 'signal_region', sample"),
-    "observation": (
-        edit("observations", 0, "data", value=[1.0]),
-        "channel 'signal_region': 1 bins, wanted 3",
-    ),
-    "negative yield": (edit(*FIRST, "data", 1, value=-2.0), "sample 'signal': bin 1 is -2.0, wanted a number"),
-    "nan": (edit(*FIRST, "data", 1, value=float("nan")), "sample 'signal': bin 1 is nan"),
-    "negative count": (edit("observations", 1, "data", 0, value=-1.0), "channel 'control': bin 0 is -1.0"),
-    "poi": (edit("measurements", 0, "config", "poi", value="kappa"), "no parameter 'kappa'"),
-    "no poi": (edit("measurements", 0, "config", "poi", value=""), "choose one with --poi"),
-    "fixed poi": (
-        edit(
-            "measurements",
-            0,
-            "config",
-            "parameters",
-            value=[*make_spec()["measurements"][0]["config"]["parameters"], {"name": "mu", "fixed": True}],
-        ),
-        "'mu': the measurement holds it fixed",
-    ),
-    "bounds": (
-        edit("measurements", 0, "config", "parameters", 0, "bounds", value=[[1.5, 0.5]]),
-        "parameter 'lumi', bounds",
-    ),
-    "no bounds": (edit("measurements", 0, "config", "parameters", 0, "bounds", value=5), "'lumi', bounds"),
-    "width": (edit("measurements", 0, "config", "parameters", 0, "sigmas", value=[-0.1]), "'lumi', sigmas: positive"),
-    "no sigma": (edit("measurements", 0, "config", "parameters", value=[]), "must give 'auxdata' of 'lumi'"),
-}
-
-
-def refused(words, *args):
-    """One line on standard error that holds the words, nothing on standard output, status 2."""
-    status, out, err = call(*args)
-    assert (status, out) == (2, "")
-    assert len(err.strip().splitlines()) == 1, err
-    assert err.startswith("diffhep: error: ")
-    assert words in err
-
-
-@pytest.mark.parametrize("name", BAD)
-def test_bad_workspaces_get_one_line_with_file_and_place(name, tmp_path):
-    change, words = BAD[name]
-    spec = copy.deepcopy(make_spec())
-    change(spec)
-    path = tmp_path / "workspace.json"
-    path.write_text(json.dumps(spec))
-    refused(words, path, "-o", tmp_path / "run", "--json")
-    refused(str(path), path)
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_files_that_cannot_be_read_are_named(tmp_path, workspace):
-    refused("none.json: cannot be read (No such file", tmp_path / "none.json")
-    broken = tmp_path / "broken.json"
-    broken.write_text('{"channels": [1,}')
-    refused("broken.json: not valid JSON (", broken)
-    refused("none.json: cannot be read (No such file", workspace, "--patch", tmp_path / "none.json")
-    refused("broken.json: not valid JSON", workspace, "--patch", broken)
-    broken.write_text('[{"op": "remove", "path": "/channels/7"}]')
-    refused("broken.json: patch operation 0: cannot remove at '/channels/7'", workspace, "--patch", broken)
-    refused("broken.json: is a patch, not a patch set", workspace, "--patch", f"{broken}:name")
-
-
-def test_options_that_make_no_sense_are_refused(tmp_path, workspace):
-    refused("no parameter 'kappa'", workspace, "--poi", "kappa")
-    refused("no measurement 'other'", workspace, "--measurement", "other")
-    refused("--mu: a positive number is wanted, got -1", workspace, "--mu", "-1")
-    refused("--mu: a positive number is wanted, got nan", workspace, "--mu", "nan")
-    refused("--toys: a number from 0", workspace, "--toys", "-5")
-    refused("did you mean 'jes'", workspace, "--scan", "jess")
-    refused("'mc[1]' is profiled analytically", workspace, "--scan", "mc[1]")
-    taken = tmp_path / "taken"
-    taken.write_text("a file")
-    refused(f"{taken}: is a file", workspace, "-o", taken)
-    refused("cannot be made", workspace, "-o", taken / "inside")
-    assert taken.read_text() == "a file"
-
-
-def test_help_names_every_option(capsys):
-    with pytest.raises(SystemExit) as stop:
-        cli.main(["infer", "--help"])
-    assert stop.value.code == 0
-    text = capsys.readouterr().out
-    wanted = ("--patch", "--measurement", "--poi", "--mu", "--toys", "--impacts", "--scan", "-o", "--seed", "--json")
-    assert all(word in text for word in wanted)
