@@ -143,3 +143,12 @@ def test_central_difference_knows_its_error(at, frequency, slope):
     # the estimate is the change between rungs: right to an order of magnitude, and to the rounding of the quotient
     assert abs(value - exact) <= 10 * error + 1e-11
     assert error < 1e-8 * max(1.0, frequency**5)
+
+
+@pytest.mark.parametrize("kink", [2e-3, 2e-4, -3e-5])
+def test_central_difference_sees_past_a_kink_nearby(kink):
+    """sin t + |t - kink|: smooth on the side of 0, as far as the kink is away."""
+    value, error = central_difference(lambda t: np.sin(t) + np.abs(t - kink))
+    # the error of the extrapolation is below 1e-13, rounding at the finest step 2e-16/3e-6
+    np.testing.assert_allclose(value, 1 - np.sign(kink), atol=3e-10)
+    assert error < 3e-10
