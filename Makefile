@@ -3,6 +3,10 @@ PY   ?= $(firstword $(foreach p,python3.11 python3.12 python3.13 python3,$(shell
 VENV := .venv
 BIN  := $(VENV)/bin
 UV   := uv==0.13.8
+# the environment of the peers that do not work with our pins
+PEERS := .venv-peers
+PINNED := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 \
+	XLA_FLAGS="--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
 RUN  ?= runs/demo
 export UV_PYTHON_DOWNLOADS := never
 
@@ -34,9 +38,8 @@ types: $(VENV)/.ok               ## pyright
 layers: $(VENV)/.ok              ## import-linter: an import may only point down
 	$(BIN)/lint-imports
 
-bench: $(VENV)/.ok               ## benchmarks: ratios to named peers, one pinned thread (a few minutes)
-	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 \
-	XLA_FLAGS="--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1" $(BIN)/python -m tests.benchmark.run
+bench: $(VENV)/.ok $(PEERS)/.ok ## benchmarks: ratios to named peers, one pinned thread (a few minutes)
+	$(PINNED) $(BIN)/python -m tests.benchmark.run && $(PINNED) $(BIN)/python -m tests.benchmark.facts
 
 wheel: $(VENV)/.ok               ## build the sdist and the wheel from it, into dist/
 	$(BIN)/python -m build --no-isolation --outdir dist .
@@ -49,7 +52,7 @@ lock: $(VENV)/.ok                ## rewrite requirements.lock after a change in 
 	    --python-version 3.11 --group dev --extra pythia pyproject.toml -o requirements.lock >/dev/null
 
 clean:                           ## remove .venv and everything that was built
-	rm -rf $(VENV) dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) dist .pytest_cache .ruff_cache .hypothesis
 
 $(VENV)/.ok: pyproject.toml requirements.lock
 	@test -n "$(PY)" || { echo "diffhep needs Python 3.11 or later: set PY=/path/to/python3"; exit 1; }
@@ -57,4 +60,9 @@ $(VENV)/.ok: pyproject.toml requirements.lock
 	$(BIN)/python -m pip install -q $(UV)
 	$(BIN)/uv pip install -q --python $(BIN)/python -r requirements.lock
 	$(BIN)/uv pip install -q --python $(BIN)/python --no-deps --no-build-isolation -e .
+	touch $@
+
+$(PEERS)/.ok: tests/benchmark/peers.txt $(VENV)/.ok
+	test -x $(PEERS)/bin/python || $(PY) -m venv $(PEERS)
+	$(BIN)/uv pip install -q --python $(PEERS)/bin/python -r $<
 	touch $@

@@ -1,12 +1,14 @@
 """Benchmarks against named peers: `make bench`.
 
-Every row is measured against its peer in the same process, on one pinned thread: the median of warm calls, alternating,
-and the first call (tracing and compilation) apart. A ratio above 1 says that diffhep is faster.
+Every row is measured beside its peer in the same run, on one pinned thread: the median of warm calls, alternating, and
+the first call (tracing and compilation) apart. A ratio above 1 says that diffhep is faster. pyhf runs in this process,
+everwillow and evermore in one of their own on the same core (`tests.benchmark.peers`), idle while it is our turn.
 """
 
 import argparse
 import json
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -48,11 +50,45 @@ class Row(NamedTuple):
     backend: str = "jax"
 
 
-def seconds(work: Callable[[], Any]) -> tuple[float, Any]:
+class Timed(NamedTuple):
+    """A result that was timed where it was made."""
+
+    seconds: float
+    value: Any
+
+
+class Peers:
+    """The process of the peers that need another environment, started when it is first asked."""
+
+    def __init__(self, python: Path):
+        self.python = python
+        self.process: subprocess.Popen[str] | None = None
+
+    def __call__(self, task: str) -> Timed:
+        if self.process is None:
+            command = [str(self.python), "-W", "ignore", "-m", "tests.benchmark.peers"]
+            self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            self._answer()
+        assert self.process.stdin
+        self.process.stdin.write(task + "\n")
+        self.process.stdin.flush()
+        return Timed(**self._answer())
+
+    def _answer(self) -> Any:
+        assert self.process
+        assert self.process.stdout
+        line = self.process.stdout.readline()
+        if not line:
+            msg = f"{self.python} ended with status {self.process.wait()}: what it said stands above"
+            raise RuntimeError(msg)
+        return json.loads(line)
+
+
+def seconds(work: Callable[[], Any]) -> Timed:
     """Time of a call until its result is there, and the result."""
     began = time.perf_counter()
     out = jax.block_until_ready(work())
-    return time.perf_counter() - began, out
+    return out if isinstance(out, Timed) else Timed(time.perf_counter() - began, out)
 
 
 def measure(row: Row) -> dict[str, Any]:
@@ -64,7 +100,7 @@ def measure(row: Row) -> dict[str, Any]:
     if not worst <= row.agree:
         msg = f"{row.task}: {row.peer} finds {np.asarray(theirs)}, diffhep {np.asarray(ours)}"
         raise RuntimeError(msg)
-    times = np.array([[seconds(work)[0] for work in (row.ours, row.theirs)] for _ in range(row.repeats)])
+    times = np.array([[seconds(work).seconds for work in (row.ours, row.theirs)] for _ in range(row.repeats)])
     mine, other = np.median(times, axis=0) * [1.0, 1 / row.share]
     return {
         "task": row.task,
@@ -90,12 +126,13 @@ def twin_of(channels: list, settings: list, observed: np.ndarray) -> tuple[Any, 
     return twin, [*observed, *twin.config.auxdata]
 
 
-def rows() -> list[Row]:
+def rows(others: Peers) -> list[Row]:
     """All benchmarks."""
     specs = Specs()
     s, b, error, observed = specs.yields(200)
     u200, big = (specs.counting(s, b, error), [], observed), specs.big()
-    (model, data), (large, large_data) = model_of(*u200), model_of(*big)
+    g200 = (specs.counting(s, b, error, "staterror"), [], observed)
+    (model, data), (large, large_data), (gauss, gauss_data) = model_of(*u200), model_of(*big), model_of(*g200)
     (twin, both), (large_twin, large_both) = twin_of(*u200), twin_of(*big)
     best, tests = jax.jit(fit), jax.jit(infer)
 
@@ -109,7 +146,11 @@ def rows() -> list[Row]:
         return jnp.concatenate([test.observed[None], test.expected, discovery.p_value[None]])
 
     scattered = np.random.default_rng(1).poisson(b + 0.4 * s, (1000, b.size)).astype(float)
-    toys = jax.vmap(lambda counts: Observation(counts, data.auxiliary, data.gammas))(jnp.asarray(scattered))
+
+    def throw(data: Observation) -> Observation:
+        return jax.vmap(lambda counts: Observation(counts, data.auxiliary, data.gammas))(jnp.asarray(scattered))
+
+    toys, gauss_toys = throw(data), throw(gauss_data)
     many = jax.jit(lambda model, toys: jax.vmap(lambda d: fit(model, d)["mu"])(toys))
     ten = [[*row, *twin.config.auxdata] for row in scattered[:10]]
 
@@ -120,7 +161,33 @@ def rows() -> list[Row]:
     index = twin.config.poi_index
     return [
         Row("fit, U200", "pyhf jax", lambda: best(model, data)["mu"], lambda: pyhf_mu(twin, both, index), 1e-3),
+        Row("fit, U200", "everwillow", lambda: best(model, data)["mu"], lambda: others("everwillow fit"), 1e-6),
         Row("CLs, bands and q0, U200", "pyhf jax", lambda: ours(model, data), lambda: hypothesis(twin, both), 1e-2, 5),
+        # its Asimov data are those before the fit, ours and pyhf's those after it
+        Row(
+            "CLs, bands and q0, U200",
+            "everwillow",
+            lambda: ours(model, data),
+            lambda: others("everwillow tests"),
+            2e-3,
+        ),
+        Row(
+            "1000 fits, U200",
+            "evermore (G200)",
+            lambda: many(model, toys)[:1],
+            # a Gaussian constraint instead of a Poisson one: another number, the same work
+            lambda: (found := others("evermore 1000 fits"))._replace(value=found.value[:1]),
+            0.05,
+            3,
+        ),
+        Row(
+            "1000 fits, G200",
+            "evermore",
+            lambda: many(gauss, gauss_toys),
+            lambda: others("evermore 1000 fits"),
+            1e-3,
+            3,
+        ),
         Row(
             "1000 fits, U200",
             "pyhf jax (10 of them)",
@@ -166,6 +233,7 @@ def main() -> int:
     """Measure all rows whose task contains the given words."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("words", nargs="*", help="only tasks that contain one of these")
+    parser.add_argument("--peers", type=Path, default=Path(".venv-peers/bin/python"), help="Python of the other peers")
     parser.add_argument("--json", type=Path, help="also write the rows to this file")
     options = parser.parse_args()
     if os.environ.get("OMP_NUM_THREADS") != "1":
@@ -175,7 +243,7 @@ def main() -> int:
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     print(f"{'task':38s} {'peer':30s} {'ours':>10s} {'peer':>10s} {'ratio':>8s} {'first call':>11s}")
     found = []
-    for row in rows():
+    for row in rows(Peers(options.peers)):
         if options.words and not any(word in row.task for word in options.words):
             continue
         r = measure(row)
