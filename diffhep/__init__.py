@@ -12,6 +12,7 @@ from diffhep.lazy import lazy_names
 if TYPE_CHECKING:
     from diffhep.events import Events as Events
     from diffhep.gates import AbstractGate as AbstractGate
+    from diffhep.gates import Boundary as Boundary
     from diffhep.gates import Hard as Hard
     from diffhep.gates import Score as Score
     from diffhep.gates import Soft as Soft
@@ -41,7 +42,7 @@ __version__ = "0.1.0"
 
 HOMES = {
     "events": ("Events",),
-    "gates": ("AbstractGate", "Hard", "Score", "Soft", "StraightThrough"),
+    "gates": ("AbstractGate", "Boundary", "Hard", "Score", "Soft", "StraightThrough"),
     "histogram": ("annealed_bandwidth", "counts", "flux_counts", "to_hist", "variances"),
     "kinematics": (
         "delta_r",

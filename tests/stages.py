@@ -7,12 +7,33 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 
-from diffhep.detector import SamplingCalorimeter, draw_noise, gamma_fractions, leakage_curve, leakage_moments
-from diffhep.gates import Hard, Score, Soft, StraightThrough
+from diffhep.detector import (
+    KAON,
+    PION,
+    BeamLine,
+    SamplingCalorimeter,
+    SiliconTracker,
+    TimingLayer,
+    Track,
+    displaced_efficiency,
+    draw_noise,
+    element_matrix,
+    fodo_cell,
+    gamma_fractions,
+    leakage_curve,
+    leakage_moments,
+    line_matrix,
+    mean_energy_loss,
+    periodic_twiss,
+    to_cylinder,
+    to_plane,
+)
+from diffhep.detector.material import SILICON
+from diffhep.gates import Boundary, Hard, Score, Soft, StraightThrough
 from diffhep.histogram import counts, flux_counts
 from diffhep.kinematics import delta_r, diphoton_mass, energy_of, safe_div, safe_log, safe_norm, safe_sqrt, wrap_phi
 from diffhep.parameters import Param
-from diffhep.reconstruction import PhotonReconstruction, leading_pair, pair_mass
+from diffhep.reconstruction import PhotonReconstruction, leading_pair, pair_mass, track_covariance
 from diffhep.stage import Chain
 from diffhep.tagging import PhotonTagger, photon_features, readout_fractions
 from diffhep.trigger.classifier import DenseClassifier
@@ -57,6 +78,38 @@ def on_stage(stage: Any, x: Any, key: Any = None) -> Case:
 def on_function(function: Callable[..., Any], *arrays: Any) -> Case:
     """A function of arrays, without parameters of its own."""
     return Case(lambda tree, x: function(*x), (), tuple(jnp.asarray(a, dtype=float) for a in arrays))
+
+
+def silicon() -> SiliconTracker:
+    """A tracker whose radii are a Param."""
+    radii = jnp.array([30.0, 55.0, 300.0, 700.0, 1000.0])
+    return SiliconTracker(Param(radii, unit="mm", role="geometry", bounds=(25.0, 1100.0)))
+
+
+def log_errors(tracker: SiliconTracker, pt: jax.Array) -> jax.Array:
+    """Logarithms of the variances of a track fit: they have one size."""
+    return jnp.log(jnp.diagonal(track_covariance(*tracker.surfaces(pt)), axis1=-2, axis2=-1))
+
+
+def timing_layer() -> TimingLayer:
+    """A timing layer whose radius is a Param."""
+    return TimingLayer(Param(1100.0, unit="mm", role="geometry", bounds=(100.0, 9000.0)), field=2.0)
+
+
+def beam_line() -> BeamLine:
+    """Two quadrupoles, one of them thin, with Params for their strengths."""
+    strengths = Param(jnp.array([2e-3, -1e-3]), unit="1/mm", role="geometry", scale=1e-3)
+    return BeamLine(strengths, jnp.array([200.0, 0.0]), jnp.array([30.0, 30.0]))
+
+
+def track_on(surface: Callable[[Track], Any]) -> Case:
+    """A track that meets a surface."""
+
+    def call(tree: Any, x: Any) -> Any:
+        crossing = surface(Track(x[1], x[0], jnp.array(-1.0)))
+        return crossing.track.position, crossing.length
+
+    return Case(call, (), (jnp.array([0.9, 0.3, 0.4]), jnp.array([10.0, -20.0, 30.0])))
 
 
 def spread(n: int, low: float, high: float, seed: int = 0) -> jax.Array:
@@ -117,6 +170,28 @@ STAGES: dict[str, Callable[[], Case]] = {
     "gamma_fractions": lambda: on_function(
         gamma_fractions, spread(3, 5, 7), jnp.linspace(0.6, 13.0, 9) * jnp.ones((3, 1))
     ),
+    "SiliconTracker, track_covariance": lambda: Case(log_errors, silicon(), jnp.array([1.0, 30.0])),
+    "TimingLayer": lambda: Case(
+        lambda t, x: (t.separation(x, KAON, PION), t.survival(x, KAON)), timing_layer(), jnp.array([0.9, 2.0])
+    ),
+    "BeamLine, coordinates": lambda: Case(
+        lambda t, x: t(x)[0], beam_line(), spread(12, -1, 1).reshape(3, 4) * jnp.array([9.0, 1e-2, 9.0, 1e-2])
+    ),
+    "periodic_twiss": lambda: on_function(
+        lambda g, l: periodic_twiss(line_matrix(element_matrix(*fodo_cell(1000.0, g, quadrupole_length=l))))[:3],
+        2e-3,
+        90.0,
+    ),
+    "to_cylinder": lambda: track_on(lambda track: to_cylinder(track, 900.0, 3.8)),
+    "to_plane": lambda: track_on(
+        lambda track: to_plane(track, jnp.array([500.0, 0.0, 0.0]), jnp.array([1.0, 0.1, 0.2]), 3.8)
+    ),
+    "displaced_efficiency": lambda: on_function(
+        displaced_efficiency, jnp.array([2.0, 1.0, 4.0]), jnp.array([0.02, 9.0, 0.1]), jnp.array([0.15, 0.15, 0.02])
+    ),
+    "mean_energy_loss": lambda: on_function(
+        lambda p: mean_energy_loss(SILICON, p, 0.1057), jnp.array([0.1, 0.4, 50.0])
+    ),
     "PhotonReconstruction": reconstruct,
     "pair_mass": lambda: Case(lambda t, x: pair_mass(x), (), measured()),
     "leading_pair": lambda: on_function(lambda v: leading_pair(v), spread(10, 20, 90).reshape(5, 2)),
@@ -129,6 +204,7 @@ STAGES: dict[str, Callable[[], Case]] = {
     "Chain": chain,
     "counts": soft_counts,
     "Soft": lambda: on_function(lambda s, w: Soft(w)(s), SCORES, 0.7),
+    "Boundary, smooth": lambda: on_function(lambda s, w: Boundary(w).smooth(s), SCORES, 0.7),
     "diphoton_mass": lambda: on_function(diphoton_mass, *LEFT, *RIGHT),
     "delta_r": lambda: on_function(delta_r, *LEFT[1:], *RIGHT[1:]),
     "energy_of": lambda: on_function(energy_of, *LEFT),
@@ -142,6 +218,7 @@ STAGES: dict[str, Callable[[], Case]] = {
 # steps, so finite differences see none of their gradient; test_gates.py and test_histogram.py say what it must be
 STEPPED: dict[str, Callable[[], Case]] = {
     "Hard": lambda: on_function(lambda s: Hard()(s), SCORES),
+    "Boundary": lambda: on_function(lambda s: Boundary(0.7)(s), SCORES),
     "flux_counts": moving_counts,
     "StraightThrough": lambda: on_function(lambda s, w: StraightThrough(w)(s), SCORES, 0.7),
     "Score": lambda: on_function(lambda s, w: Score(w)(s, key=jr.key(5)), SCORES, 0.7),

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.special import expit
 
-from diffhep.gates import AbstractGate, Hard, Score, Soft, StraightThrough
+from diffhep.gates import AbstractGate, Boundary, Hard, Score, Soft, StraightThrough
 
 SCORES = jnp.array([-800.0, -3.0, -0.4, 0.0, 0.4, 3.0, 800.0])
 WIDTH = 0.7
@@ -40,6 +40,22 @@ def test_hard_accepts_where_the_score_is_positive_and_has_no_gradient():
 def test_straight_through_has_the_value_of_hard_and_the_gradient_of_soft():
     assert_allclose(StraightThrough(WIDTH)(SCORES), Hard()(SCORES), atol=1e-15)
     assert_array_equal(gradient(StraightThrough(WIDTH), SCORES), gradient(Soft(WIDTH), SCORES))
+
+
+def test_boundary_has_the_value_of_hard_and_the_flux_as_gradient():
+    assert_array_equal(Boundary(WIDTH)(SCORES), Hard()(SCORES))
+    # events of an exponential spectrum: the share above a cut falls as the density there
+    x = -np.log1p(-(np.arange(200_000) + 0.5) / 200_000) * 10.0
+    kept = lambda cut: jnp.mean(Boundary(1.0)(jnp.asarray(x) - cut))
+    for cut in (5.0, 20.0):
+        # bias of the fourth-order kernel: h^4/8 of the fourth derivative, 1e-4/8 of the density here
+        assert float(jax.grad(kept)(cut)) == pytest.approx(-np.exp(-cut / 10) / 10, rel=3e-5)
+
+
+def test_smooth_boundary_is_the_integral_of_its_gradient():
+    gate = Boundary(WIDTH)
+    assert_array_equal(gradient(gate, SCORES), jax.grad(lambda s: gate.smooth(s).sum())(SCORES))
+    assert_allclose(gate.smooth(jnp.array([-8.0, 8.0]) * WIDTH), [0.0, 1.0], atol=1e-13)
 
 
 def test_score_draws_zeros_and_ones_with_the_probability_of_soft():
