@@ -3,3 +3,8 @@
 from diffhep.reconstruction.photon import PhotonReconstruction as PhotonReconstruction
 from diffhep.reconstruction.photon import leading_pair as leading_pair
 from diffhep.reconstruction.photon import pair_mass as pair_mass
+from diffhep.reconstruction.track_covariance import gluckstern_curvature as gluckstern_curvature
+from diffhep.reconstruction.track_covariance import impact_parameter_resolution as impact_parameter_resolution
+from diffhep.reconstruction.track_covariance import kalman_covariance as kalman_covariance
+from diffhep.reconstruction.track_covariance import momentum_resolution as momentum_resolution
+from diffhep.reconstruction.track_covariance import track_covariance as track_covariance
