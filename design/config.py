@@ -1,19 +1,17 @@
 """Configuration of the shipped studies: every constant, its default, its unit.
 
-Frozen pydantic models. They build the study's objects and are then forgotten; none enters jit. This module imports
-neither jax nor anything that does, so that the command line can print its help at once.
+Frozen pydantic models. They build the study's objects and are then forgotten; none enters jit.
 """
 
 from pathlib import Path
-from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
-
-class Settings(BaseModel):
-    """Base of all settings: immutable, unknown keys refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+from diffhep.design.reference_config import REFERENCE_STUDIES
+from diffhep.design.settings import SearchSettings as SearchSettings
+from diffhep.design.settings import Settings as Settings
+from diffhep.design.settings import settings_from as settings_from
+from diffhep.design.settings import units_of as units_of
 
 
 class SampleSettings(Settings):
@@ -89,17 +87,10 @@ class AnalysisSettings(Settings):
     tagger_width: int = Field(default=16, ge=1, le=256, description="hidden units of the photon identification [count]")
 
 
-class SearchSettings(Settings):
-    """How the optimum is looked for."""
+class TrainedSearchSettings(SearchSettings):
+    """How the optimum is looked for, and how long networks are trained before."""
 
-    starts: int = Field(default=4, ge=1, le=64, description="designs optimised at once [count]")
-    steps: int = Field(default=80, ge=10, description="steps of gradient ascent [count]")
     warmup: int = Field(default=400, ge=0, description="steps that train the networks at the initial geometry [count]")
-    pareto: int = Field(default=8, ge=0, le=64, description="points of the front of significance against cost [count]")
-    grid: int = Field(
-        default=7, ge=0, le=41, description="points a side of the thickness scan around the optimum [count]"
-    )
-    seed: int = Field(default=1, ge=0, description="of every random number []")
 
 
 class HiggsDiphotonSettings(Settings):
@@ -110,32 +101,7 @@ class HiggsDiphotonSettings(Settings):
     budget: BudgetSettings = BudgetSettings()
     trigger: TriggerSettings = TriggerSettings()
     analysis: AnalysisSettings = AnalysisSettings()
-    search: SearchSettings = SearchSettings()
+    search: TrainedSearchSettings = TrainedSearchSettings()
 
 
-STUDIES: dict[str, type[Settings]] = {"higgs-diphoton": HiggsDiphotonSettings}
-StudyName = Literal["higgs-diphoton"]
-
-
-def settings_from(model: type[Settings], values: dict[str, Any], *, source: str) -> Settings:
-    """Validated settings; a ValueError with one line that names the source and the first wrong field."""
-    try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        got = "" if first["type"] in ("missing", "extra_forbidden") else f", got {first['input']!r}"
-        msg = f"{source}: {where}: {first['msg']}{got}"
-        raise ValueError(msg) from None
-
-
-def units_of(model: type[BaseModel], prefix: str = "") -> dict[str, str]:
-    """Unit of every field, by its dotted name, as its description's last bracket says."""
-    units = {}
-    for name, field in model.model_fields.items():
-        kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            units |= units_of(kind, f"{prefix}{name}.")
-        elif field.description and field.description.endswith("]"):
-            units[prefix + name] = field.description.rsplit("[", 1)[1][:-1]
-    return units
+STUDIES: dict[str, type[Settings]] = {"higgs-diphoton": HiggsDiphotonSettings, **REFERENCE_STUDIES}

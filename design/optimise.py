@@ -26,11 +26,14 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import PyTree
 
-from diffhep.audit import AuditRow, audit, unfrozen
+from diffhep.audit import unfrozen
 from diffhep.design.ascent import Ascent, AscentState, everything_mobile, lane, stack
+from diffhep.design.baseline import cma_es
 from diffhep.design.config import SearchSettings
 from diffhep.design.design_file import write_design
-from diffhep.design.firmware import prove, store_classifier
+from diffhep.design.firmware import CLASSIFIER, prove, store_classifier
+from diffhep.design.flatness import tolerances
+from diffhep.design.front import hypervolume
 from diffhep.design.polish import Polished, Sensitivities, certify, polish, with_values
 from diffhep.design.study import AbstractStudy, Report
 from diffhep.design.summary import Designs, summary
@@ -43,8 +46,11 @@ CHUNK = 10
 AGREE = 0.005  # starts agree when their objectives differ by less than this fraction
 FRONT_STEPS = 20
 SEARCHING = 1e-6  # relative: enough to compare starts; what is built is brought to the solver's last digit
-NEAR = 1.0  # how far the exact step moves a raw leaf: where the ascent did not lead is not believed
-AUDIT_WEIGHTS = 12
+SEARCHED = 1e-5  # excess over a budget that such a start may be left with
+SETTLING = 1e-10
+STEPS = 40  # of the exact solver
+EXACT_STEPS = 200
+LAST_DIGIT = 1e-14  # where an evaluation takes no time
 
 
 def optimise_study(
@@ -61,7 +67,7 @@ def optimise_study(
     run = Run(study, folder, study.settings.search, progress)
     result = run.execute()
     folder.write_json(RESULT, result)
-    if firmware:
+    if firmware and folder.has(CLASSIFIER):
         progress("firmware", 0.0)
         began = time.perf_counter()
         proof = prove(folder)
@@ -86,6 +92,7 @@ class Run:
         self.study, self.folder, self.search, self.progress = study, folder, search, progress
         self.timing: dict[str, float] = {}
         self.sensitivities = Sensitivities(study.problem, study.adjustable + study.integers)
+        self.searching, self.settling = (LAST_DIGIT, LAST_DIGIT) if study.exact else (SEARCHING, SETTLING)
 
     def execute(self) -> dict[str, Any]:
         """All phases; returns the result, which is also written to `result.json`."""
@@ -101,19 +108,23 @@ class Run:
         judged = before | self.timed("judge", lambda: self.judge("final", final))
         front = self.timed("front", lambda: self.front(final, ascended))
         grid = self.timed("grid", lambda: self.grid(final))
-        rows = self.timed(
-            "audit", lambda: audit_study(self.study, final, seed=self.search.seed, progress=self.progress)
-        )
+        rows = self.timed("audit", lambda: self.study.audit(final, seed=self.search.seed, progress=self.progress))
         cost = self.timed("cost", lambda: gradient_cost(self.study, final))
         certificate = certify(self.sensitivities, best, held=self.study.integers)
         write_design(self.folder, self.study, final)
-        store_classifier(self.folder, self.study.hardware(final))
+        if (classifier := self.study.hardware(final)) is not None:
+            store_classifier(self.folder, classifier)
+        baseline = self.timed("baseline", lambda: self.baseline(initial)) if self.study.compared else None
+        free = self.study.adjustable
+        widths = tolerances(self.study.problem, best, free, certificate) if self.study.compared else None
         pictures = self.timed("pictures", lambda: self.study.pictures(initial, final))
         return {
             **summary(self.study, Designs(initial, best, final), judged, certificate, rows),
             "starts": relaxed.summary(ascended),
             "front": front,
             "grid": grid,
+            "baseline": baseline,
+            "tolerances": widths,
             "gradient_cost_ratio": cost,
             "compilations": {"ascent": ascended.climb.traces, **self.study.problem.traces},
             "pictures": pictures,
@@ -181,7 +192,7 @@ class Run:
             if self.folder.has(name):
                 design, objective, use = self.folder.load_tree(name, blank)
             else:
-                p = polish(self.sensitivities, ascended.design(index), reach=NEAR, tolerance=SEARCHING)
+                p = self.polish(ascended.design(index), tolerance=self.searching)
                 design, objective, use = p.design, np.array(p.objective), p.used
                 self.folder.save_tree(name, (design, objective, use))
             designs.append(design)
@@ -199,7 +210,7 @@ class Run:
         combinations = sorted(set(itertools.product(*choices)))
         for count, values in enumerate(combinations):
             fixed = with_integers(relaxed, dict(zip(self.study.integers, values, strict=True)))
-            found.append(polish(self.sensitivities, fixed, held=self.study.integers, reach=NEAR))
+            found.append(self.polish(fixed, held=self.study.integers, tolerance=self.settling))
             self.progress("integer layouts", (count + 1) / len(combinations))
         met = [p for p in found if np.all(p.used <= self.study.problem.limits)]
         if not met:
@@ -209,6 +220,13 @@ class Run:
         for values, p in zip(combinations, found, strict=True):
             self.folder.log({"phase": "integers", "values": values, "objective": p.objective, "converged": p.converged})
         return best.design
+
+    def polish(self, design: PyTree, **options: Any) -> Polished:
+        """`polish` as this study wants it."""
+        steps = EXACT_STEPS if self.study.exact else STEPS
+        return polish(
+            self.sensitivities, design, reach=self.study.reach, straight=self.study.exact, max_steps=steps, **options
+        )
 
     def prepare(self, initial: PyTree) -> dict[str, Any]:
         """Judge the initial design, and compile what the later phases need, while the ascent is under way."""
@@ -231,9 +249,9 @@ class Run:
         The relaxed optimum, on the design sample; the layouts are not rounded to integers.
         """
         count, lanes = self.search.pareto, ascended.state.step.shape[0]
-        if not count:
-            return None
         limits = self.study.problem.limits
+        if not count or not len(limits):
+            return None
         factors = np.geomspace(0.4, 1.6, count)
         file, points = "checkpoints/front.json", []
         if self.folder.has(file):
@@ -245,21 +263,51 @@ class Run:
             moved = [split(self.study.rescaled(final, float(f)))[0] for f in padded]
             lane_limits = np.tile(limits, (lanes, 1))
             lane_limits[:, 0] *= padded
-            _, outcome = ascended.climb.continue_from(stack(moved), jnp.asarray(lane_limits), FRONT_STEPS)
-            used, value = np.asarray(outcome.used[-1]), np.asarray(outcome.objective[-1])
+            state, outcome = ascended.climb.continue_from(stack(moved), jnp.asarray(lane_limits), FRONT_STEPS)
+            used, value = np.array(outcome.used[-1]), np.array(outcome.objective[-1])
+            if self.study.exact:
+                for i in range(len(chosen)):
+                    near = eqx.combine(lane(state.trainable, i), ascended.climb.rest)
+                    p = self.polish(near, limits=lane_limits[i], tolerance=self.searching)
+                    used[i], value[i] = p.used, p.objective
             # far below the budget there may be no detector, and no fit, any more
             there = [i for i in range(len(chosen)) if np.isfinite(value[i]) and np.all(np.isfinite(used[i]))]
             points += [{"limit": lane_limits[i, 0], "used": used[i], "objective": value[i]} for i in there]
             self.progress("Pareto front", min(1.0, (begin + lanes) / count))
         if not points:
             return None
-        out = {"constraint": self.study.problem.constraints[0].name, "points": points}
+        most = max(point["limit"] for point in points)
+        spent, reached = (
+            np.array([take(p) for p in points]) for take in (lambda p: p["used"][0], lambda p: p["objective"])
+        )
+        area = hypervolume(spent, reached, (most, 0.0))
+        out = {
+            "constraint": self.study.problem.constraints[0].name,
+            "points": points,
+            "hypervolume": area,
+            "reference": most,
+        }
         self.folder.write_json(file, out)
+        return self.folder.read_json(file)
+
+    def baseline(self, initial: PyTree) -> dict[str, Any]:
+        """CMA-ES from the initial design, with as many evaluations as the ascent took from all starts."""
+        file = "checkpoints/baseline.json"
+        if not self.folder.has(file):
+            found = cma_es(
+                self.study.problem,
+                initial,
+                self.sensitivities.names,
+                evaluations=self.search.starts * self.search.steps,
+                seed=self.search.seed,
+                progress=lambda f: self.progress("CMA-ES", f),
+            )
+            self.folder.write_json(file, found)
         return self.folder.read_json(file)
 
     def grid(self, final: PyTree) -> dict[str, Any] | None:
         """Hard objective on held-out events over a grid of the two geometry parameters around the optimum."""
-        if not self.search.grid:
+        if not self.search.grid or not self.study.scanned:
             return None
         file = "checkpoints/grid.json"
         if not self.folder.has(file):
@@ -300,7 +348,7 @@ class Starts:
     @property
     def within(self) -> np.ndarray:
         """Whether each start meets every budget."""
-        return np.all(self.excess <= 0, axis=1) & np.isfinite(self.objectives)
+        return np.all(self.excess <= SEARCHED, axis=1) & np.isfinite(self.objectives)
 
     @property
     def best(self) -> int:
@@ -336,22 +384,6 @@ def with_integers(design: PyTree, values: Mapping[str, float]) -> PyTree:
     params = named_params(design)
     raw = [float(params[name].at(value).raw) for name, value in values.items()]
     return with_values(design, tuple(values), np.array(raw))
-
-
-def audit_study(
-    study: AbstractStudy, design: PyTree, *, seed: int = 0, progress: Report | None = None
-) -> list[AuditRow]:
-    """Gradient audit of a study's relaxed objective at a design: every Param and some network weights."""
-    problem = study.problem
-    return audit(
-        problem.value,
-        problem.value_and_grad,
-        design,
-        problem.context,
-        weights=AUDIT_WEIGHTS,
-        seed=seed,
-        progress=progress,
-    )
 
 
 def gradient_cost(study: AbstractStudy, design: PyTree, *, repeats: int = 11) -> float:

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.optimize
+import scipy.special
 from jaxtyping import PyTree
 
 from diffhep.audit import unfrozen
@@ -24,6 +25,7 @@ MARGIN = 1e-7
 ACTIVE = 1e-4
 # raw leaves of bounded Params stay in this range: beyond it they have no slope left to come back by
 REACH = 12.0
+FAR = 25.0  # where the value itself is moved: 1e-11 of the range from a bound
 NOTHING = 1e-300
 
 
@@ -105,6 +107,7 @@ def polish(
     held: Sequence[str] = (),
     limits: np.ndarray | None = None,
     reach: float = np.inf,
+    straight: bool = False,
     max_steps: int = 40,
     tolerance: float = 1e-10,
     on_step: Callable[[int, float], None] | None = None,
@@ -118,6 +121,8 @@ def polish(
         limits: other limits than the problem's own.
         reach: largest change of a raw leaf. An objective made of few events has spurious maxima far from the design
             that was followed there step by step, and the solver's first steps are long.
+        straight: move bounded Params along their value instead of their raw leaf. A budget that is linear in them is
+            then linear for the solver, and a bound is a bound instead of a place at infinity.
         max_steps: iterations of the solver.
         tolerance: on the change of ln(objective).
         on_step: called with the iteration and the objective.
@@ -125,12 +130,14 @@ def polish(
     limits = sensitivities.problem.limits if limits is None else np.asarray(limits)
     tightened = limits * (1 - MARGIN)
     free, raw = moving(sensitivities, held), sensitivities.raw(design)
+    bounded = np.array([named_params(design)[name].bounds is not None for name in sensitivities.names])
+    axes = Axes(bounded[free] & straight)
     cache: dict[bytes, tuple] = {}
     count = 0
 
     def whole(part: np.ndarray) -> np.ndarray:
         full = raw.copy()
-        full[free] = part
+        full[free] = axes.raw(part)
         return full
 
     def at(part: np.ndarray) -> tuple[float, np.ndarray, np.ndarray, np.ndarray]:
@@ -138,7 +145,7 @@ def polish(
         if point not in cache:
             cache.clear()
             value, used, slope, rows = sensitivities(whole(part), design)
-            cache[point] = value, used, slope[free], rows[:, free]
+            cache[point] = value, used, slope[free] * axes.stretch(part), rows[:, free] * axes.stretch(part)
         return cache[point]
 
     def report(_: np.ndarray) -> None:
@@ -147,16 +154,15 @@ def polish(
         if on_step is not None:
             on_step(count, next(iter(cache.values()))[0])
 
-    bounded = [named_params(design)[name].bounds is not None for name in sensitivities.names]
-    edge = np.where(np.array(bounded)[free], REACH, np.inf)
+    edge = np.where(bounded[free], FAR if straight else REACH, np.inf)
     lowest, highest = np.maximum(raw[free] - reach, -edge), np.minimum(raw[free] + reach, edge)
     solution = scipy.optimize.minimize(
         # a point without any objective is finite and steep: the line search turns back
         lambda r: -np.log(max(at(r)[0], NOTHING)),
-        raw[free],
+        axes.along(np.clip(raw[free], lowest, highest)),
         jac=lambda r: -at(r)[2] / max(at(r)[0], NOTHING),
         method="SLSQP",
-        bounds=list(zip(lowest, highest, strict=True)),
+        bounds=list(zip(axes.along(lowest), axes.along(highest), strict=True)),
         constraints=[
             {
                 "type": "ineq",
@@ -176,6 +182,27 @@ def polish(
         bool(solution.success) and feasible,
         str(solution.message),
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class Axes:
+    """What the solver moves: raw leaves or, where `straight`, the fraction of the way from one bound to the other."""
+
+    straight: np.ndarray
+
+    def along(self, raw: np.ndarray) -> np.ndarray:
+        """Positions of raw leaves."""
+        return np.where(self.straight, scipy.special.expit(raw), raw)
+
+    def raw(self, position: np.ndarray) -> np.ndarray:
+        """Raw leaves of positions."""
+        inside = np.where(self.straight, position, 0.5)
+        return np.where(self.straight, scipy.special.logit(inside), position)
+
+    def stretch(self, position: np.ndarray) -> np.ndarray:
+        """d(raw)/d(position)."""
+        inside = np.where(self.straight, position, 0.5)
+        return np.where(self.straight, 1 / (inside * (1 - inside)), 1.0)
 
 
 def moving(sensitivities: Sensitivities, held: Sequence[str]) -> np.ndarray:

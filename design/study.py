@@ -1,7 +1,7 @@
 """What a study is: the only place where a detector, samples and an objective meet.
 
 A study answers a dozen questions; `diffhep.design.optimise` asks them in order. To start a new one, copy
-`diffhep/design/studies/higgs_diphoton.py`.
+`diffhep/design/studies/ecal_resolution.py` (parameters only) or `higgs_diphoton` (events and networks).
 """
 
 import abc
@@ -11,8 +11,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import PRNGKeyArray, PyTree
 
+from diffhep.audit import AuditRow, audit
 from diffhep.design.honest import Measured
 from diffhep.design.problem import Outcome, Problem, shortfalls
+
+AUDIT_WEIGHTS = 12
 
 Report = Callable[[str, float], None]
 """Called with a phase's name and the fraction done."""
@@ -27,7 +30,14 @@ class AbstractStudy(abc.ABC):
         problem: the relaxed objective on the design sample, with its constraints.
         integers: paths of Params that are integers in the real detector.
         adjustable: paths of the scalar Params that the last, exact step moves.
+        scanned: paths of the two scalar Params whose plane `scan` covers; empty for no scan.
         objective_name: with its unit, for tables and plots.
+        estimator: how gradients pass through discrete decisions, in words.
+        reach: how far the exact steps move a raw leaf; where the ascent did not lead, an objective made of few events
+            is not believed.
+        exact: whether an evaluation is so cheap that every start and every point of the front is brought to its exact
+            optimum.
+        compared: whether a gradient-free method is given as many evaluations, for comparison.
     """
 
     name: str
@@ -35,7 +45,12 @@ class AbstractStudy(abc.ABC):
     problem: Problem
     integers: tuple[str, ...]
     adjustable: tuple[str, ...]
+    scanned: tuple[str, ...]
     objective_name: str
+    estimator: str = "soft cuts while optimising, hard ones when judging"
+    reach: float = 1.0
+    exact: bool = False
+    compared: bool = False
 
     @abc.abstractmethod
     def untrained(self) -> PyTree:
@@ -80,13 +95,26 @@ class AbstractStudy(abc.ABC):
     def judge(self, design: PyTree, *, relaxed: bool) -> Mapping[str, Measured]:
         """`objective` and every constraint's name, on held-out events, relaxed or hard."""
 
+    def audit(self, design: PyTree, *, seed: int = 0, progress: Report | None = None) -> list[AuditRow]:
+        """Gradient of the relaxed objective against finite differences: every Param, and some network weights."""
+        problem = self.problem
+        return audit(
+            problem.value,
+            problem.value_and_grad,
+            design,
+            problem.context,
+            weights=AUDIT_WEIGHTS,
+            seed=seed,
+            progress=progress,
+        )
+
     @abc.abstractmethod
     def pictures(self, initial: PyTree, final: PyTree) -> Mapping[str, Any]:
         """Arrays for the report's figures, JSON-able."""
 
     @abc.abstractmethod
     def hardware(self, design: PyTree) -> Any:
-        """The quantised classifier of the trigger, ready for export."""
+        """The quantised classifier of the trigger, ready for export; None if there is none."""
 
     @abc.abstractmethod
     def least_use(self) -> np.ndarray:

@@ -44,12 +44,14 @@ def summary(
     return {
         "study": study.name,
         "objective": study.objective_name,
+        "estimator": study.estimator,
         **values,
-        "improvement": {**gain.summary(), "significance": gain.value / max(gain.stderr, 1e-300)},
+        "improvement": {**gain.summary(), "significance": gain.value / gain.stderr if gain.stderr else None},
         "parameters": parameters(study, designs, audit),
         "constraints": constraints(study, judged, certificate),
         "kkt": {"residual": certificate.residual, "excess": certificate.excess},
         "audit": [vars(row) for row in audit],
+        "events": bool(study.provenance()),
         "data": study.provenance(),
     }
 

@@ -123,6 +123,8 @@ def page(result: Result, proof: Proof | None, formats: dict[str, Any] | None, im
         warnings=warnings(result, proof),
         parameters=parameter_rows(result.parameters),
         constraints=[(name, b, met(b), worth(b, symbol)) for name, b in result.constraints.items()],
+        doubtful=result.improvement.significance is not None and result.improvement.significance < SIGNIFICANT,
+        best_start=max(result.starts.objectives),
         agreement=agreement(result.starts),
         audit=audited(result.audit),
         scan=scanned(result),
@@ -143,6 +145,8 @@ def verdict(result: Result) -> str:
     """Whether the improvement is more than chance, in plain words."""
     gain, before = result.improvement, result.initial.hard.value
     share = f" ({signed(100 * gain.value / before, 2)} %)" if before else ""
+    if gain.significance is None:
+        return f"The objective changes by {signed(gain.value, 3)}{share}; it is exact, without statistical error."
     size = f"{abs(gain.significance):.1f}" if abs(gain.significance) < 1000 else "more than 1000"
     if gain.significance >= SIGNIFICANT:
         return f"The improvement is {pm(gain)}{share}: {size} standard errors, on the same held-out events."

@@ -91,9 +91,9 @@ class Judged(Content):
 
 
 class Gain(Value):
-    """The difference of two designs on the same events, and how many standard errors it is."""
+    """The difference of two designs on the same events, and how many standard errors it is; None if it has none."""
 
-    significance: float
+    significance: float | None
 
 
 class Parameter(Content):
@@ -153,10 +153,20 @@ class FrontPoint(Content):
 
 
 class Front(Content):
-    """Optima along a range of one limit."""
+    """Optima along a range of one limit; the area they dominate up to a use of `reference`."""
 
     constraint: str
     points: Annotated[list[FrontPoint], Field(min_length=1)]
+    hypervolume: float | None = None
+    reference: float | None = None
+
+
+class Baseline(Content):
+    """What a gradient-free method found with as many evaluations; None if nothing met the budgets."""
+
+    method: str
+    evaluations: Count
+    objective: float | None
 
 
 class Grid(Content):
@@ -293,10 +303,12 @@ class Pictures(Content):
 
 
 class Result(Content):
-    """`result.json`."""
+    """`result.json`; `events` says whether samples of events went in, and sections about them make sense."""
 
     study: str
     objective: str
+    estimator: str = ""
+    events: bool = True
     initial: Judged
     final: Judged
     improvement: Gain
@@ -306,6 +318,8 @@ class Result(Content):
     kkt: Kkt | None = None
     front: Front | None = None
     grid: Grid | None = None
+    baseline: Baseline | None = None
+    tolerances: dict[str, float | None] | None = None
     audit: list[Compared] = []
     pictures: Pictures = Pictures()
     gradient_cost_ratio: float | None = None

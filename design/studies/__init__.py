@@ -1,9 +1,22 @@
 """The shipped studies, by name."""
 
+import importlib
 from typing import Any
 
 from diffhep.design.config import STUDIES as STUDIES
 from diffhep.design.study import AbstractStudy
+
+HOMES = {
+    "higgs-diphoton": ("higgs_diphoton", "HiggsDiphoton"),
+    "ecal-resolution": ("ecal_resolution", "EcalResolution"),
+    "tracker-momentum": ("tracker", "TrackerMomentum"),
+    "tracker-impact": ("tracker", "TrackerImpact"),
+    "beampipe-btag": ("beampipe_btag", "BeampipeBtag"),
+    "trigger-thresholds": ("trigger_thresholds", "TriggerThresholds"),
+    "tof-pid": ("tof_pid", "TofPid"),
+    "beamline-fodo": ("beamline_fodo", "BeamlineFodo"),
+    "branching-shower": ("branching_shower", "BranchingShower"),
+}
 
 
 def open_study(name: str, settings: Any) -> AbstractStudy:
@@ -12,9 +25,9 @@ def open_study(name: str, settings: Any) -> AbstractStudy:
     Raises:
         ValueError: a sample is missing or broken, or a constant makes no sense.
     """
-    if name != "higgs-diphoton":
+    if name not in HOMES:
         msg = f"no study is called {name!r}; there are {', '.join(STUDIES)}"
         raise ValueError(msg)
-    from diffhep.design.studies.higgs_diphoton import HiggsDiphoton
-
-    return HiggsDiphoton(settings)
+    module, kind = HOMES[name]
+    # only the study that is wanted: some need optional parts
+    return getattr(importlib.import_module(f"diffhep.design.studies.{module}"), kind)(settings)

@@ -86,7 +86,6 @@ def audit(args: list[str]) -> int:
     start_jax()
     from diffhep.audit import table
     from diffhep.design.design_file import read_design
-    from diffhep.design.optimise import audit_study
     from diffhep.design.studies import open_study
 
     study = open_study(name, settings)
@@ -96,7 +95,7 @@ def audit(args: list[str]) -> int:
             if options.design
             else study.initial(progress=progress)
         )
-        rows = audit_study(study, design, seed=settings.search.seed, progress=progress)
+        rows = study.audit(design, seed=settings.search.seed, progress=progress)
     passed = all(row.passed for row in rows)
     if options.json:
         print_json({"study": name, "passed": passed, "rows": [vars(row) for row in rows]})
@@ -147,18 +146,21 @@ def resumed(stored: dict[str, Any], given: dict[str, Any], name: str, path: Path
 
 def print_outcome(result: dict[str, Any], page: Path) -> None:
     """What a person wants to know after an optimisation."""
-    gain = result["improvement"]
+    gain, symbol = result["improvement"], result["objective"].split(" [")[0]
+    symbol = symbol.split()[-1] if symbol.endswith(" Z") else symbol
     for name in ("initial", "final"):
         hard, relaxed = result[name]["hard"], result[name]["relaxed"]
-        print(f"{name:8s} Z = {hard['value']:.3f} +- {hard['stderr']:.3f} (relaxed {relaxed['value']:.3f})")
-    verdict = "" if gain["significance"] > 2 else " - not significant"
-    print(
-        f"improvement {gain['value']:.3f} +- {gain['stderr']:.3f}: {gain['significance']:.1f} standard errors{verdict}"
-    )
+        print(f"{name:8s} {symbol} = {hard['value']:.5g} +- {hard['stderr']:.2g} (relaxed {relaxed['value']:.5g})")
+    if gain["significance"] is None:
+        print(f"improvement {gain['value']:.4g}, without statistical error")
+    else:
+        verdict = "" if gain["significance"] > 2 else " - not significant"
+        size = f"{gain['significance']:.1f} standard errors{verdict}"
+        print(f"improvement {gain['value']:.3f} +- {gain['stderr']:.3f}: {size}")
     for name, p in result["parameters"].items():
         if p["role"] in ("geometry", "threshold"):
             print(f"  {name:24s} {p['initial']:10.4g} -> {p['final']:10.4g} {p['unit']}")
     for name, c in result["constraints"].items():
-        worth = f"one more is worth {c['multiplier']:.3g} in Z"
+        worth = f"one more is worth {c['multiplier']:.3g}"
         print(f"  {name:24s} {c['value']:10.4g} of {c['limit']:.4g} {c['unit']}; {worth}")
     print(f"report: {page}")

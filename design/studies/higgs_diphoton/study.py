@@ -52,6 +52,7 @@ class HiggsDiphoton(AbstractStudy):
     name = "higgs-diphoton"
     objective_name = "expected discovery significance Z"
     integers = (LAYERS,)
+    scanned = ("calorimeter.absorber", "calorimeter.active")
     adjustable = (
         "calorimeter.absorber",
         "calorimeter.active",
