@@ -3,8 +3,8 @@ PY   ?= $(firstword $(foreach p,python3.11 python3.12 python3.13 python3,$(shell
 VENV := .venv
 BIN  := $(VENV)/bin
 UV   := uv==0.13.8
-# the environment of the peers that do not work with our pins
-PEERS := .venv-peers
+# environments of the peers that do not work with our pins
+PEERS := .venv-peers .venv-cheetah .venv-tomopt
 PINNED := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 \
 	XLA_FLAGS="--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
 RUN  ?= runs/demo
@@ -38,7 +38,7 @@ types: $(VENV)/.ok               ## pyright
 layers: $(VENV)/.ok              ## import-linter: an import may only point down
 	$(BIN)/lint-imports
 
-bench: $(VENV)/.ok $(PEERS)/.ok ## benchmarks: ratios to named peers, one pinned thread (a few minutes)
+bench: $(VENV)/.ok $(PEERS:=/.ok) ## benchmarks: ratios to named peers, one pinned thread (a few minutes)
 	$(PINNED) $(BIN)/python -m tests.benchmark.run && $(PINNED) $(BIN)/python -m tests.benchmark.facts
 
 wheel: $(VENV)/.ok               ## build the sdist and the wheel from it, into dist/
@@ -62,7 +62,7 @@ $(VENV)/.ok: pyproject.toml requirements.lock
 	$(BIN)/uv pip install -q --python $(BIN)/python --no-deps --no-build-isolation -e .
 	touch $@
 
-$(PEERS)/.ok: tests/benchmark/peers.txt $(VENV)/.ok
-	test -x $(PEERS)/bin/python || $(PY) -m venv $(PEERS)
-	$(BIN)/uv pip install -q --python $(PEERS)/bin/python -r $<
+.venv-%/.ok: tests/benchmark/%.txt $(VENV)/.ok
+	test -x .venv-$*/bin/python || $(PY) -m venv .venv-$*
+	$(BIN)/uv pip install -q --python .venv-$*/bin/python -r $<
 	touch $@

@@ -11,11 +11,10 @@ with the same result:
 6. `front`: the same ascent along a range of one budget, and a scan around the optimum.
 """
 
-import dataclasses
 import importlib.metadata
 import itertools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -27,29 +26,26 @@ import numpy as np
 from jaxtyping import PyTree
 
 from diffhep.audit import unfrozen
-from diffhep.design.ascent import Ascent, AscentState, everything_mobile, lane, stack
+from diffhep.design.ascent import Ascent, everything_mobile, lane, stack
 from diffhep.design.baseline import cma_es
 from diffhep.design.config import SearchSettings
 from diffhep.design.design_file import write_design
 from diffhep.design.firmware import CLASSIFIER, prove, store_classifier
 from diffhep.design.flatness import tolerances
 from diffhep.design.front import hypervolume
-from diffhep.design.polish import Polished, Sensitivities, certify, polish, with_values
+from diffhep.design.polish import Polished, Sensitivities, certify, polish
+from diffhep.design.starts import Ascended, Starts, nearby_integers, with_fixed
 from diffhep.design.study import AbstractStudy, Report
 from diffhep.design.summary import Designs, summary
 from diffhep.io import RunFolder
-from diffhep.parameters import Param, named_params, split
+from diffhep.parameters import named_params, split
 
 RESULT = "result.json"
 VERSIONS = ("diffhep", "jax", "jaxlib", "equinox", "optax", "optimistix", "numpy", "scipy", "uproot", "hls4ml")
 CHUNK = 10
-AGREE = 0.005  # starts agree when their objectives differ by less than this fraction
 FRONT_STEPS = 20
 SEARCHING = 1e-6  # relative: enough to compare starts; what is built is brought to the solver's last digit
-SEARCHED = 1e-5  # excess over a budget that such a start may be left with
 SETTLING = 1e-10
-STEPS = 40  # of the exact solver
-EXACT_STEPS = 200
 LAST_DIGIT = 1e-14  # where an evaluation takes no time
 
 
@@ -91,7 +87,7 @@ class Run:
     def __init__(self, study: AbstractStudy, folder: RunFolder, search: SearchSettings, progress: Report):
         self.study, self.folder, self.search, self.progress = study, folder, search, progress
         self.timing: dict[str, float] = {}
-        self.sensitivities = Sensitivities(study.problem, study.adjustable + study.integers)
+        self.sensitivities = Sensitivities(study.problem, study.adjustable + study.integers + study.categorical)
         self.searching, self.settling = (LAST_DIGIT, LAST_DIGIT) if study.exact else (SEARCHING, SETTLING)
 
     def execute(self) -> dict[str, Any]:
@@ -110,7 +106,7 @@ class Run:
         grid = self.timed("grid", lambda: self.grid(final))
         rows = self.timed("audit", lambda: self.study.audit(final, seed=self.search.seed, progress=self.progress))
         cost = self.timed("cost", lambda: gradient_cost(self.study, final))
-        certificate = certify(self.sensitivities, best, held=self.study.integers)
+        certificate = certify(self.sensitivities, best, held=self.study.integers + self.study.categorical)
         write_design(self.folder, self.study, final)
         if (classifier := self.study.hardware(final)) is not None:
             store_classifier(self.folder, classifier)
@@ -158,7 +154,7 @@ class Run:
         keys = jr.split(jr.key(self.search.seed + 1), max(self.search.starts - 1, 1))
         return [initial] + [self.study.start(initial, key=key) for key in keys[: self.search.starts - 1]]
 
-    def ascend(self, initial: PyTree) -> "Ascended":
+    def ascend(self, initial: PyTree) -> Ascended:
         """Gradient ascent from all starts, resumed from the last stored chunk."""
         parts = [split(design) for design in self.starts(initial)]
         rest = parts[0][1]
@@ -183,7 +179,7 @@ class Run:
             self.progress("gradient ascent", (done + CHUNK) / steps)
         return Ascended(climb, state, history)
 
-    def polish_starts(self, ascended: "Ascended", like: PyTree) -> "Starts":
+    def polish_starts(self, ascended: Ascended, like: PyTree) -> Starts:
         """Every start brought to its exact constrained optimum; integers are still relaxed."""
         lanes, designs, objectives, used = ascended.state.step.shape[0], [], [], []
         for index in range(lanes):
@@ -201,31 +197,42 @@ class Run:
             self.progress("exact optima", (index + 1) / lanes)
         return Starts(designs, np.array(objectives), np.array(used) / self.study.problem.limits - 1)
 
-    def settle_integers(self, starts: "Starts") -> PyTree:
+    def settle_integers(self, starts: Starts) -> PyTree:
         """The best exact optimum over integer values next to the relaxed ones."""
         relaxed = starts.designs[starts.best]
         params = named_params(relaxed)
         choices = [nearby_integers(params[name]) for name in self.study.integers]
+        counts_of = lambda values: dict(zip(self.study.integers, values, strict=True))
+        integers = [counts_of(values) for values in sorted(set(itertools.product(*choices)))]
+        layouts = [{**pure, **counts} for pure in self.study.alternatives() for counts in integers]
+        held = self.study.integers + self.study.categorical
         found: list[Polished] = []
-        combinations = sorted(set(itertools.product(*choices)))
-        for count, values in enumerate(combinations):
-            fixed = with_integers(relaxed, dict(zip(self.study.integers, values, strict=True)))
-            found.append(self.polish(fixed, held=self.study.integers, tolerance=self.settling))
-            self.progress("integer layouts", (count + 1) / len(combinations))
+        for count, values in enumerate(layouts):
+            found.append(self.polish(with_fixed(relaxed, values), held=held, tolerance=self.settling))
+            self.progress("integer layouts", (count + 1) / len(layouts))
         met = [p for p in found if np.all(p.used <= self.study.problem.limits)]
         if not met:
             msg = f"{self.study.name}: no integer layout meets the budgets: {found[-1].message}"
             raise ValueError(msg)
         best = max(met, key=lambda p: p.objective)
-        for values, p in zip(combinations, found, strict=True):
+        for values, p in zip(layouts, found, strict=True):
             self.folder.log({"phase": "integers", "values": values, "objective": p.objective, "converged": p.converged})
         return best.design
 
     def polish(self, design: PyTree, **options: Any) -> Polished:
         """`polish` as this study wants it."""
-        steps = EXACT_STEPS if self.study.exact else STEPS
+        study = self.study
+        if not study.solver_steps:
+            settled = study.settle(design)
+            outcome = study.problem.outcome(settled, study.problem.context)
+            return Polished(settled, float(outcome.objective), np.asarray(outcome.used), True, "no exact solver wanted")
         return polish(
-            self.sensitivities, design, reach=self.study.reach, straight=self.study.exact, max_steps=steps, **options
+            self.sensitivities,
+            design,
+            reach=study.reach,
+            straight=study.exact,
+            max_steps=study.solver_steps,
+            **options,
         )
 
     def prepare(self, initial: PyTree) -> dict[str, Any]:
@@ -243,7 +250,7 @@ class Run:
             self.progress(f"held-out, {name}", 0.5 if kind == "relaxed" else 1.0)
         return out
 
-    def front(self, final: PyTree, ascended: "Ascended") -> dict[str, Any] | None:
+    def front(self, final: PyTree, ascended: Ascended) -> dict[str, Any] | None:
         """Objective against the first budget: the compiled ascent of the starts, with other limits.
 
         The relaxed optimum, on the design sample; the layouts are not rounded to integers.
@@ -314,76 +321,6 @@ class Run:
             scanned = self.study.scan(final, self.search.grid, lambda f: self.progress("thickness scan", f))
             self.folder.write_json(file, scanned)
         return self.folder.read_json(file)
-
-
-class Ascended:
-    """The end of the ascent: all lanes, and how they got there.
-
-    Attributes:
-        climb, state: the compiled ascent and its last state.
-        history: (step, lane, 1 + constraint), objective and used budgets before every step.
-    """
-
-    def __init__(self, climb: Ascent, state: AscentState, history: np.ndarray):
-        self.climb, self.state, self.history = climb, state, history
-
-    def design(self, index: int) -> PyTree:
-        """The whole design of one lane."""
-        return eqx.combine(lane(self.state.trainable, index), self.climb.rest)
-
-
-@dataclasses.dataclass(frozen=True)
-class Starts:
-    """The exact optimum that every start led to.
-
-    Attributes:
-        designs, objectives: of each start.
-        excess: (start, constraint), relative; not positive where the budget is met.
-    """
-
-    designs: list[PyTree]
-    objectives: np.ndarray
-    excess: np.ndarray
-
-    @property
-    def within(self) -> np.ndarray:
-        """Whether each start meets every budget."""
-        return np.all(self.excess <= SEARCHED, axis=1) & np.isfinite(self.objectives)
-
-    @property
-    def best(self) -> int:
-        """The start with the largest objective among those within the budgets."""
-        if not self.within.any():
-            return int(np.argmin(self.excess.max(axis=1)))
-        return int(np.argmax(np.where(self.within, self.objectives, -np.inf)))
-
-    def summary(self, ascended: Ascended) -> dict[str, Any]:
-        """How many starts there were, and how many agree with the best."""
-        agree = self.within & (np.abs(self.objectives / self.objectives[self.best] - 1) < AGREE)
-        return {
-            "count": len(self.objectives),
-            "agree": int(agree.sum()),
-            "tolerance": AGREE,
-            "objectives": self.objectives,
-            "within_budget": self.within,
-            "history": ascended.history[:, :, 0],
-        }
-
-
-def nearby_integers(param: Param) -> list[float]:
-    """The two integers below a scalar Param and the two above, those strictly inside its bounds."""
-    # rounded, because an integer comes back from its raw leaf with an error in the last digits
-    value, (low, high) = np.round(float(param.unwrap()), 9), param.bounds or (-np.inf, np.inf)
-    around = {np.floor(value) - 1, np.floor(value), np.ceil(value), np.ceil(value) + 1}
-    # a raw leaf on a bound would be infinite
-    return [float(n) for n in sorted(around) if low < n < high]
-
-
-def with_integers(design: PyTree, values: Mapping[str, float]) -> PyTree:
-    """The design with some scalar Params at integer values."""
-    params = named_params(design)
-    raw = [float(params[name].at(value).raw) for name, value in values.items()]
-    return with_values(design, tuple(values), np.array(raw))
 
 
 def gradient_cost(study: AbstractStudy, design: PyTree, *, repeats: int = 11) -> float:

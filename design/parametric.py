@@ -41,13 +41,14 @@ class ParametricStudy(AbstractStudy):
     reach: float = np.inf
     exact: bool = True
     compared: bool = True
+    solver_steps: int = 200
 
     def __init__(self, settings: Any, constraints: tuple[Constraint, ...], context: PyTree = ()):
         self.settings = settings
         self.problem = Problem(self.evaluate, context, constraints)
         params = named_params(self.layout())
         free = [name for name, p in params.items() if not p.frozen]
-        self.adjustable = tuple(name for name in free if name not in self.integers)
+        self.adjustable = tuple(name for name in free if name not in self.integers + self.categorical)
         # an integer that is held is no longer one to be found
         self.integers = tuple(name for name in self.integers if name in free)
 
@@ -71,7 +72,7 @@ class ParametricStudy(AbstractStudy):
     def start(self, initial: PyTree, *, key: PRNGKeyArray) -> PyTree:
         """Every free bounded Param at a random place of its range; the others one unit around where they were."""
         params = named_params(initial)
-        names = self.adjustable + self.integers
+        names = self.adjustable + self.integers + self.categorical
         uniform = np.asarray(jr.uniform(key, (len(names),), minval=INSIDE, maxval=1 - INSIDE))
         raw = [drawn(params[name], u) for name, u in zip(names, uniform, strict=True)]
         return with_values(initial, names, np.array(raw))

@@ -3,6 +3,7 @@
 from pydantic import Field
 
 from diffhep.design.settings import SearchSettings, Settings
+from diffhep.design.tomography_config import MuonTomographySettings
 
 
 class StackSettings(Settings):
@@ -12,6 +13,7 @@ class StackSettings(Settings):
     active: float = Field(default=4.0, gt=0.3, lt=20, description="initial active thickness of a layer [mm]")
     layers: float = Field(default=25, gt=4, lt=160, description="initial number of layers [count]")
     fixed_layers: bool = Field(default=False, description="keep the number of layers []")
+    materials: tuple[str, ...] = Field(default=("lead",), min_length=1, description="absorbers to choose from []")
     photoelectrons: float = Field(default=5000, gt=0, description="photo-electrons per visible energy [1/GeV]")
     constant_term: float = Field(default=0.003, ge=0, description="relative constant term of the energy []")
     profile_offset: float = Field(default=0.5, description="of the shower maximum: +0.5 photons, -0.5 electrons [X0]")
@@ -26,6 +28,7 @@ class StackBudgetSettings(Settings):
     cost_per_layer: float = Field(default=1.0, ge=0, description="readout cost [cost unit/layer]")
     cost_per_absorber: float = Field(default=0.02, ge=0, description="absorber cost [cost unit/mm]")
     cost_per_active: float = Field(default=0.05, ge=0, description="active cost [cost unit/mm]")
+    prices: tuple[float, ...] = Field(default=(1.0,), description="absorber cost of each material, relative []")
 
 
 class EcalSearchSettings(SearchSettings):
@@ -204,4 +207,5 @@ REFERENCE_STUDIES: dict[str, type[Settings]] = {
     "tof-pid": TofPidSettings,
     "beamline-fodo": BeamlineFodoSettings,
     "branching-shower": BranchingShowerSettings,
+    "muon-tomography": MuonTomographySettings,
 }

@@ -5,7 +5,7 @@ A study answers a dozen questions; `diffhep.design.optimise` asks them in order.
 """
 
 import abc
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,7 @@ class AbstractStudy(abc.ABC):
         problem: the relaxed objective on the design sample, with its constraints.
         integers: paths of Params that are integers in the real detector.
         adjustable: paths of the scalar Params that the last, exact step moves.
+        categorical: paths of Params that choose among alternatives, held at each pure one in the last step.
         scanned: paths of the two scalar Params whose plane `scan` covers; empty for no scan.
         objective_name: with its unit, for tables and plots.
         estimator: how gradients pass through discrete decisions, in words.
@@ -37,6 +38,7 @@ class AbstractStudy(abc.ABC):
             is not believed.
         exact: whether an evaluation is so cheap that every start and every point of the front is brought to its exact
             optimum.
+        solver_steps: most steps of the exact solver; with 0 a start is settled where the ascent left it.
         compared: whether a gradient-free method is given as many evaluations, for comparison.
     """
 
@@ -45,12 +47,14 @@ class AbstractStudy(abc.ABC):
     problem: Problem
     integers: tuple[str, ...]
     adjustable: tuple[str, ...]
+    categorical: tuple[str, ...] = ()
     scanned: tuple[str, ...]
     objective_name: str
     estimator: str = "soft cuts while optimising, hard ones when judging"
     reach: float = 1.0
     exact: bool = False
     compared: bool = False
+    solver_steps: int = 40
 
     @abc.abstractmethod
     def untrained(self) -> PyTree:
@@ -94,6 +98,10 @@ class AbstractStudy(abc.ABC):
     @abc.abstractmethod
     def judge(self, design: PyTree, *, relaxed: bool) -> Mapping[str, Measured]:
         """`objective` and every constraint's name, on held-out events, relaxed or hard."""
+
+    def alternatives(self) -> Sequence[Mapping[str, float]]:
+        """Values of the categorical Params for each pure choice."""
+        return [{}]
 
     def audit(self, design: PyTree, *, seed: int = 0, progress: Report | None = None) -> list[AuditRow]:
         """Gradient of the relaxed objective against finite differences: every Param, and some network weights."""

@@ -62,6 +62,28 @@ def surroundings() -> str:
     return f"diffhep on Python {platform.python_version()}: {versions}; missing: {', '.join(gone) or 'nothing'}"
 
 
+# files that take a minute and more, longest first
+LONGEST = (
+    "test_notebooks",
+    "test_cli",
+    "test_histfactory",
+    "test_robustness",
+    "test_muon_tomography",
+    "test_reference_studies",
+    "test_asymptotics",
+    "test_parametric_run",
+    "test_resonance",
+    "test_export",
+    "test_infer",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # two workers are given whole files in this order: a long one at the end would keep one of them alone
+    rank = {name: i for i, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(LONGEST)))
+
+
 def pytest_report_header() -> str:
     return surroundings()
 

@@ -16,6 +16,7 @@ HOMES = {
     "tof-pid": ("tof_pid", "TofPid"),
     "beamline-fodo": ("beamline_fodo", "BeamlineFodo"),
     "branching-shower": ("branching_shower", "BranchingShower"),
+    "muon-tomography": ("muon_tomography.study", "MuonTomography"),
 }
 
 

@@ -34,6 +34,12 @@ from diffhep.detector.material import LEAD as LEAD
 from diffhep.detector.material import MATERIALS as MATERIALS
 from diffhep.detector.material import POLYSTYRENE as POLYSTYRENE
 from diffhep.detector.material import Material as Material
+from diffhep.detector.panels import Panel as Panel
+from diffhep.detector.panels import Shifts as Shifts
+from diffhep.detector.panels import Telescope as Telescope
+from diffhep.detector.panels import pair_acceptance as pair_acceptance
+from diffhep.detector.panels import panel_stack as panel_stack
+from diffhep.detector.panels import slope_variance as slope_variance
 from diffhep.detector.scattering import scattering_angle as scattering_angle
 from diffhep.detector.scattering import scattering_variance as scattering_variance
 from diffhep.detector.scattering import step_variance as step_variance
@@ -48,3 +54,4 @@ from diffhep.detector.timing import Hadron as Hadron
 from diffhep.detector.timing import TimingLayer as TimingLayer
 from diffhep.detector.tracker import SiliconTracker as SiliconTracker
 from diffhep.detector.tracker import TrackSurfaces as TrackSurfaces
+from diffhep.detector.voxels import VoxelVolume as VoxelVolume

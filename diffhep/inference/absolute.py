@@ -7,6 +7,7 @@ normalisations (pyhf's `logpdf`), and the constant between the two.
 
 from collections.abc import Mapping
 
+import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import gammaln, xlogy
@@ -66,6 +67,11 @@ def unpack(
 def expected_counts(model: HistFactory, values: Mapping[str, Float[ArrayLike, "*component"]]) -> Float[Array, " bin"]:
     """Expected main counts for parameters by name, channels one after the other."""
     theta, gamma = unpack(model, values)
+    return _expected_counts(model, theta, gamma)
+
+
+@eqx.filter_jit
+def _expected_counts(model: HistFactory, theta: Array, gamma: Array) -> Array:
     rest, scaled = model.parts(theta)
     return model.flat(rest + jnp.sum(scaled * gamma, axis=0))
 
@@ -83,12 +89,18 @@ def logpdf(
     -6.846082
     """
     theta, gamma = unpack(model, values)
+    return _logpdf(model, theta, gamma, data)
+
+
+@eqx.filter_jit
+def _logpdf(model: HistFactory, theta: Array, gamma: Array, data: Observation) -> Array:
     rest, scaled = model.parts(theta)
     n, c = model.grid(data.counts), model.constraints(data.gammas)
     main = jnp.where(model.mask > 0, _log_poisson(n, rest + jnp.sum(scaled * gamma, axis=0)), 0.0)
     return jnp.sum(main) + jnp.sum(_log_constraints(model, c, gamma)) + jnp.sum(_log_theta(model, theta, data))
 
 
+@eqx.filter_jit
 def twice_nll(model: HistFactory, theta: Float[Array, " parameter"], data: Observation) -> Float[Array, ""]:
     """-2 ln L at `theta`, bin-by-bin factors at their best, with all constants: 2 `model.nll` plus one of the data."""
     return 2 * model.nll(theta, data) - 2 * saturated(model, data)

@@ -37,6 +37,7 @@ class Discovery(eqx.Module):
     gradient_norm: Float[Array, ""]
 
 
+@eqx.filter_jit
 def expected_discovery(model: AbstractModel, data: PyTree | None = None) -> Discovery:
     """Median discovery significance and uncertainty of the signal strength, from the mu = 1 Asimov data set.
 

@@ -79,9 +79,25 @@ def fit(
     base = model.init if start is None else jnp.asarray(start)
     fixed = {name: base[index_of(model.names, name)] for name in model.fixed} | dict(fixed or {})
     require_float64(base)
+    for name in fixed:
+        index_of(model.names, name)
+    values = jnp.stack([jnp.asarray(v, base.dtype) for v in fixed.values()]) if fixed else jnp.zeros(0, base.dtype)
+    return _fit(model, data, values, base, tuple(fixed), tolerance, max_steps)
+
+
+@eqx.filter_jit  # called outside jit, it would compile hundreds of small programs
+def _fit(
+    model: AbstractModel,
+    data: PyTree,
+    values: Array,
+    base: Array,
+    fixed: tuple[str, ...],
+    tolerance: float,
+    max_steps: int,
+) -> Fit:
+    """`fit` with parameters called `fixed` held at `values`, from the start `base`."""
     held = np.array([index_of(model.names, name) for name in fixed], dtype=int)
     free = np.setdiff1d(np.arange(len(model.names)), held)
-    values = jnp.stack([jnp.asarray(v, base.dtype) for v in fixed.values()]) if held.size else jnp.zeros(0, base.dtype)
     place, insert = np.eye(len(model.names))[free], np.eye(len(model.names))[held]
 
     def fill(x: Array, values: Array) -> Array:

@@ -9,6 +9,7 @@ Bin-by-bin factors that a `HistFactory` profiles analytically are not rows of th
 their Schur complement, exactly, so that the rest of the inverse is what it would be with them.
 """
 
+import equinox as eqx
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
@@ -41,7 +42,11 @@ def fisher_information(
     >>> fisher_information(model).tolist()
     [[1.0]]
     """
-    theta = _parameters(model, theta)
+    return _expected_information(model, _parameters(model, theta), data)
+
+
+@eqx.filter_jit
+def _expected_information(model: AbstractModel, theta: Array, data: PyTree | None) -> Array:
     return information(model, theta, model.asimov(theta, data))
 
 
@@ -61,8 +66,14 @@ def cramer_rao(
     >>> cramer_rao(model).tolist()
     [1.0]
     """
+    return _bound(model, fisher_information(model, theta, data))
+
+
+@eqx.filter_jit
+def _bound(model: AbstractModel, whole: Array) -> Array:
+    """Standard deviations from the information of all parameters."""
     free = [i for i, name in enumerate(model.names) if name not in model.fixed]
-    matrix = fisher_information(model, theta, data)[jnp.array(free)][:, jnp.array(free)]
+    matrix = whole[jnp.array(free)][:, jnp.array(free)]
     variance = jnp.stack([variance_of(matrix, k) for k in range(len(free))])
     known = jnp.isfinite(variance)
     sigma = jnp.where(known, safe_sqrt(jnp.where(known, variance, 1.0)), jnp.inf)

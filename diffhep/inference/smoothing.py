@@ -73,6 +73,12 @@ def smooth_counts(
     if not isinstance(n, Tracer) and not float(jnp.sum(n)) > 0:
         msg = f"counts must add up to more than zero, got {float(jnp.sum(n))}"
         raise ValueError(msg)
+    return _smooth(n, v, x, degree)
+
+
+@eqx.filter_jit
+def _smooth(n: Array, v: Array, x: Array, degree: int) -> SmoothCounts:
+    """`smooth_counts` of checked arrays."""
     basis = legendre(2 * (x - x[0]) / (x[-1] - x[0]) - 1, degree)
     total = jnp.sum(n)
     # the shape alone is fitted, normalised to the total: the fit then does not see the size of the weights, and the

@@ -68,6 +68,7 @@ class GoodnessOfFit(eqx.Module):
     p_value: Float[Array, ""]
 
 
+@eqx.filter_jit
 def covariance(model: AbstractModel, found: Fit, data: PyTree) -> Float[Array, "parameter parameter"]:
     """Covariance matrix of the parameters of a fit; zero for those held or on a bound.
 

@@ -1,16 +1,6 @@
-"""The beam line against Cheetah 0.8.4: a gradient through 16 quadrupoles, both in this run on one thread.
+"""The beam line against Cheetah 0.8.4: a gradient through 16 quadrupoles."""
 
-`python -m tests.benchmark.beamline --cheetah PYTHON`, PYTHON being that of an environment with `cheetah.txt`. Prints
-medians of alternating warm calls, their ratio, and the largest relative difference of the results.
-"""
-
-import argparse
-import json
-import subprocess
-import sys
-import time
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,9 +8,7 @@ import numpy as np
 
 from diffhep.detector import element_matrix, line_matrix, transport_covariance
 from tests.benchmark.cheetah_peer import CELLS
-
-GOAL = 100.0
-REPEATS = 31
+from tests.benchmark.harness import Peer, Row, Timed
 
 
 def variance(k: jax.Array) -> jax.Array:
@@ -45,41 +33,20 @@ def forward() -> Callable[[], np.ndarray]:
     return lambda: jax.block_until_ready(run(k))
 
 
-def ask(peer: Any, task: str) -> dict[str, Any]:
-    """One task of the peer."""
-    peer.stdin.write(task + "\n")
-    peer.stdin.flush()
-    return json.loads(peer.stdout.readline())
+def rows(cheetah: Peer) -> list[Row]:
+    """All rows of this subject; results are relative to the largest of them."""
+    out = []
+    for task, make in (("gradient", gradient), ("forward", forward)):
+        work = make()
+        size = float(np.max(np.abs(work())))
+        theirs = lambda task=task, size=size: scaled(cheetah(f"quadrupoles {task}"), size)
+        ours = lambda work=work, size=size: work() / size
+        goal = 100.0 if task == "gradient" else None
+        # a call takes microseconds: a hundred at a time
+        out.append(Row(f"16 quadrupoles, {task}", "Cheetah", ours, theirs, 1e-6, 31, goal=goal, calls=100))
+    return out
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--cheetah", default=".venv-cheetah/bin/python", help="Python with Cheetah")
-    command = [parser.parse_args().cheetah, "-W", "ignore", "-m", "tests.benchmark.cheetah_peer"]
-    jax.config.update("jax_enable_x64", True)
-    met = True
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as peer:
-        assert peer.stdout
-        peer.stdout.readline()
-        for task, make in (("quadrupoles gradient", gradient), ("quadrupoles forward", forward)):
-            ours, times = make(), []
-            found, theirs = np.asarray(ours()), ask(peer, task)["value"]
-            for _ in range(REPEATS):
-                # a call takes microseconds: a hundred at a time
-                began = time.perf_counter()
-                for _ in range(100):
-                    ours()
-                times.append(((time.perf_counter() - began) / 100, ask(peer, task)["seconds"]))
-            mine, other = np.median(times, axis=0)
-            worst = np.max(np.abs(found - theirs) / np.max(np.abs(theirs)))
-            print(
-                f"{task:22s} {1e6 * mine:8.1f} us {1e6 * other:10.1f} us {other / mine:8.0f}x   difference {worst:.1e}"
-            )
-            met &= other / mine >= GOAL and worst < 1e-6
-        assert peer.stdin
-        peer.stdin.close()
-    return 0 if met else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def scaled(found: Timed, size: float) -> Timed:
+    """A result in units of its size."""
+    return found._replace(value=np.asarray(found.value) / size)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from diffhep.design.optimise import nearby_integers
+from diffhep.design.starts import nearby_integers
 from diffhep.parameters import Param
 
 

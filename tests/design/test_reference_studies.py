@@ -16,6 +16,7 @@ import scipy.optimize
 
 from diffhep.design.config import STUDIES
 from diffhep.design.polish import Sensitivities, certify, polish, with_values
+from diffhep.design.starts import with_fixed
 from diffhep.design.studies import open_study
 from diffhep.design.studies.tof_pid import closed_form as best_radius
 from diffhep.design.studies.trigger_thresholds import closed_form as best_thresholds
@@ -97,6 +98,37 @@ def test_calorimeter_within_a_cost(cost, layers, absorber, active, resolution):
     # as many digits as the reference has
     assert (best["absorber"], best["active"]) == pytest.approx((absorber, active), abs=1e-4)
     assert 1 / found[layers].objective == pytest.approx(resolution, abs=6e-5)
+
+
+def test_the_choice_of_a_material_is_the_best_of_the_pure_ones():
+    three = {"materials": ("iron", "lead", "tungsten")}
+    study = study_of("ecal-resolution", calorimeter=three, budget={"prices": (0.3, 1.0, 5.0)})
+    alone = {}
+    for name, price in zip(three["materials"], (0.3, 1.0, 5.0), strict=True):
+        single = study_of("ecal-resolution", calorimeter={"materials": (name,)}, budget={"prices": (price,)})
+        alone[name] = optimum(single, starts=1)[0].objective
+    sensitivities = Sensitivities(study.problem, study.adjustable + study.integers + study.categorical)
+    pure = [with_fixed(study.layout(), values) for values in study.alternatives()]
+    found = [
+        polish(sensitivities, d, straight=True, max_steps=200, tolerance=1e-14, held=study.categorical) for d in pure
+    ]
+    # the shares of the other two are 2e-9 each, of objectives and costs up to ten times as large
+    assert [p.objective for p in found] == pytest.approx(list(alone.values()), rel=1e-6)
+    best = max(found, key=lambda p: p.objective)
+    assert study.chosen(best.design).absorber_material.name == max(alone, key=lambda name: alone[name])
+    assert all(row.passed for row in study.audit(study.layout()))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"calorimeter": {"materials": ("wood",)}}, "no material is called 'wood'; there are beryllium"),
+        ({"budget": {"prices": (1.0, 2.0)}}, "budget.prices: one a material is wanted, got 2 for 1"),
+    ],
+)
+def test_unknown_materials_and_missing_prices_are_refused(changes, said):
+    with pytest.raises(ValueError, match=said):
+        study_of("ecal-resolution", **changes)
 
 
 def test_calorimeter_that_fills_its_depth():
