@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from diffhep.design.polish import raw_values, with_values
+from diffhep.design.exact import raw_values, with_values
 from diffhep.design.problem import Problem, excess
 from diffhep.parameters import named_params
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from diffhep.design.polish import Certificate, with_values
+from diffhep.design.exact import Certificate, with_values
 from diffhep.design.problem import Problem
 from diffhep.parameters import named_params
 

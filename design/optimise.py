@@ -30,10 +30,10 @@ from diffhep.design.ascent import Ascent, everything_mobile, lane, stack
 from diffhep.design.baseline import cma_es
 from diffhep.design.config import SearchSettings
 from diffhep.design.design_file import write_design
+from diffhep.design.exact import Polished, Sensitivities, certify, polish
 from diffhep.design.firmware import CLASSIFIER, prove, store_classifier
 from diffhep.design.flatness import tolerances
 from diffhep.design.front import hypervolume
-from diffhep.design.polish import Polished, Sensitivities, certify, polish
 from diffhep.design.starts import Ascended, Starts, nearby_integers, with_fixed
 from diffhep.design.study import AbstractStudy, Report
 from diffhep.design.summary import Designs, summary

@@ -14,8 +14,8 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import PRNGKeyArray, PyTree
 
+from diffhep.design.exact import with_values
 from diffhep.design.honest import Measured
-from diffhep.design.polish import with_values
 from diffhep.design.problem import Constraint, Problem
 from diffhep.design.study import AbstractStudy, Report
 from diffhep.parameters import Param, named_params

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from diffhep.design.ascent import Ascent, AscentState, lane
-from diffhep.design.polish import with_values
+from diffhep.design.exact import with_values
 from diffhep.parameters import Param, named_params
 
 AGREE = 0.005  # starts agree when their objectives differ by less than this fraction

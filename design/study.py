@@ -39,6 +39,7 @@ class AbstractStudy(abc.ABC):
         exact: whether an evaluation is so cheap that every start and every point of the front is brought to its exact
             optimum.
         solver_steps: most steps of the exact solver; with 0 a start is settled where the ascent left it.
+        audit_tolerance: relative, of the gradient audit.
         compared: whether a gradient-free method is given as many evaluations, for comparison.
     """
 
@@ -55,6 +56,7 @@ class AbstractStudy(abc.ABC):
     exact: bool = False
     compared: bool = False
     solver_steps: int = 40
+    audit_tolerance: float = 1e-6
 
     @abc.abstractmethod
     def untrained(self) -> PyTree:
@@ -112,6 +114,7 @@ class AbstractStudy(abc.ABC):
             design,
             problem.context,
             weights=AUDIT_WEIGHTS,
+            tolerance=self.audit_tolerance,
             seed=seed,
             progress=progress,
         )

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 from jaxtyping import PyTree
 
 from diffhep.audit import AuditRow, unfrozen
+from diffhep.design.exact import Certificate
 from diffhep.design.honest import Measured
-from diffhep.design.polish import Certificate
 from diffhep.design.study import AbstractStudy
 from diffhep.parameters import named_params, split
 

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from diffhep.design.exact import Sensitivities, certify, polish
 from diffhep.design.flatness import null_space, tolerances
-from diffhep.design.polish import Sensitivities, certify, polish
 from diffhep.design.problem import Constraint, Outcome, Problem
 from diffhep.parameters import Param, resolve
 

@@ -10,8 +10,8 @@ import pytest
 from diffhep import cli
 from diffhep.design.config import STUDIES
 from diffhep.design.design_file import read_design
+from diffhep.design.exact import with_values
 from diffhep.design.front import hypervolume
-from diffhep.design.polish import with_values
 from diffhep.design.studies import open_study
 from diffhep.parameters import named_params
 

@@ -15,7 +15,7 @@ import pytest
 import scipy.optimize
 
 from diffhep.design.config import STUDIES
-from diffhep.design.polish import Sensitivities, certify, polish, with_values
+from diffhep.design.exact import Sensitivities, certify, polish, with_values
 from diffhep.design.starts import with_fixed
 from diffhep.design.studies import open_study
 from diffhep.design.studies.tof_pid import closed_form as best_radius

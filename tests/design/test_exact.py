@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-from diffhep.design.polish import Sensitivities, certify, polish, with_values
+from diffhep.design.exact import Sensitivities, certify, polish, with_values
 from diffhep.design.problem import Constraint, Outcome, Problem
 from diffhep.detector.calorimeter import SamplingCalorimeter
 from diffhep.parameters import Param, named_params, resolve
