@@ -1,7 +1,7 @@
 """What a study is: the only place where a detector, samples and an objective meet.
 
 A study answers a dozen questions; `diffhep.design.optimise` asks them in order. To start a new one, copy
-`diffhep/design/studies/ecal_resolution.py` (parameters only) or `higgs_diphoton` (events and networks).
+`diffhep/design/studies/tof_pid.py` (parameters only) or `higgs_diphoton` (events and networks).
 """
 
 import abc

@@ -51,8 +51,8 @@ def branching_shower(
     if showers < 2:
         msg = f"at least two showers are needed, got {showers}"
         raise ValueError(msg)
-    counts = _shower(jnp.asarray(probability, dtype=float), showers, jr.key_data(key), str(jr.key_impl(key)))
-    return jnp.transpose(counts)
+    kept: Any = _shower(jnp.asarray(probability, dtype=float), showers, jr.key_data(key), str(jr.key_impl(key)))
+    return kept.T
 
 
 def simulate(probability: Array, showers: int, key: Array) -> Array:

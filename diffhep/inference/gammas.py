@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from diffhep.inference.likelihood import poisson_deviance
+from diffhep.inference.likelihood import poisson_deviance, poisson_slopes
 
 GAMMA_BOUNDS = (1e-10, 10.0)  # pyhf's
 
@@ -64,7 +64,7 @@ def solve(n: Array, rest: Array, scaled: Array, c: Constraints) -> Solution:
         c: the constraints.
     """
     expected = rest if not scaled.shape[0] else _expected(n, rest, scaled, c)
-    r, w = slopes(n, expected)
+    r, w = poisson_slopes(n, expected)
     gamma, v = best_factor(r, scaled, c)
     return Solution(expected, r, w, gamma, v)
 
@@ -94,13 +94,6 @@ def joint(n: Array, rest: Array, scaled: Array, c: Constraints, gamma: Array) ->
     return main + jnp.sum(jnp.where(free, jnp.where(c.poisson, poisson, gauss), 0.0), axis=0)
 
 
-def slopes(n: Array, expected: Array) -> tuple[Array, Array]:
-    """First and second derivative of half the deviance with respect to the expectation."""
-    one = jnp.ones_like(expected)
-    slope = lambda x: 0.5 * jax.jvp(lambda y: poisson_deviance(n, y), (x,), (one,))[1]
-    return jax.jvp(slope, (expected,), (one,))
-
-
 def best_factor(r: Array, scaled: Array, c: Constraints) -> tuple[Array, Array]:
     """The factors that go with a slope r, and v = -d(gamma)/d(A r), zero where a bound holds."""
     push = scaled * r
@@ -116,7 +109,7 @@ def best_factor(r: Array, scaled: Array, c: Constraints) -> tuple[Array, Array]:
 
 def _excess(expected: Array, n: Array, rest: Array, scaled: Array, c: Constraints) -> Array:
     """What must vanish: expectation minus the sum of the parts at the factors that go with it."""
-    gamma, _ = best_factor(slopes(n, expected)[0], scaled, c)
+    gamma, _ = best_factor(poisson_slopes(n, expected)[0], scaled, c)
     return expected - rest - jnp.sum(scaled * gamma, axis=0)
 
 
@@ -129,7 +122,7 @@ def _expected(n: Array, rest: Array, scaled: Array, c: Constraints) -> Array:
     high = rest + jnp.sum(jnp.max(ends, axis=0), axis=0)
 
     def error(x: Array) -> tuple[Array, Array, Array]:
-        r, w = slopes(n, x)
+        r, w = poisson_slopes(n, x)
         gamma, v = best_factor(r, scaled, c)
         parts = scaled * gamma
         size = jnp.abs(x) + jnp.abs(rest) + jnp.sum(jnp.abs(parts), axis=0)

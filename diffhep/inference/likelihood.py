@@ -226,9 +226,7 @@ def binned_derivatives(
     first, second = jax.vmap(along)(basis)
     # without the barrier XLA computes the expectation anew in every kernel that uses it
     lam, first, second = jax.lax.optimization_barrier((expected(theta), first, second))
-    slope = lambda x: 0.5 * jax.jvp(lambda y: poisson_deviance(data.counts, y), (x,), (jnp.ones_like(x),))[1]
-    residual, curvature = jax.jvp(slope, (lam,), (jnp.ones_like(lam),))
-    residual, curvature = jax.lax.optimization_barrier((residual, curvature))
+    residual, curvature = jax.lax.optimization_barrier(poisson_slopes(data.counts, lam))
     active = np.array(constrained, dtype=float)
     hessian = (first * curvature) @ first.T + second @ residual + np.diag(active)
     pulls = active * (theta - data.auxiliary)
@@ -305,6 +303,19 @@ def _poisson_deviance_jvp(primals: tuple, tangents: tuple) -> tuple:
 
 
 poisson_deviance.defjvp(_poisson_deviance_jvp, symbolic_zeros=True)
+
+
+def poisson_slopes(n: Array, expected: Array) -> tuple[Array, Array]:
+    """First and second derivative of half the deviance with respect to the expectation: 1 - n/lambda, n/lambda^2.
+
+    Below the floor those of its parabola. Written out, because two nested derivatives of `poisson_deviance` would carry
+    its value along twice, and the compiler with it.
+    """
+    some, floor, above = _branches(n, expected)
+    lam = jnp.where(above, expected, floor)
+    _, curvature = _floor_slope(n, some, floor)
+    r = (lam - n) / lam + jnp.where(above, 0.0, 0.5 * curvature * (expected - floor))
+    return r, jnp.where(above, n / lam / lam, 0.5 * curvature)
 
 
 def _branches(n: Array, expected: Array) -> tuple[Array, Array, Array]:

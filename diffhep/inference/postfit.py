@@ -21,6 +21,7 @@ from jaxtyping import Array, Bool, Float
 from diffhep.inference import gammas as g
 from diffhep.inference.absolute import saturated
 from diffhep.inference.fitting import Fit
+from diffhep.inference.likelihood import poisson_slopes
 from diffhep.inference.model import HistFactory, Observation
 from diffhep.kinematics import safe_div, safe_sqrt
 
@@ -151,7 +152,7 @@ def _after(
 ) -> tuple[Estimates, Yields]:
     c, used = model.constraints(data.gammas), model.mask > 0
     total = at.rest + jnp.sum(at.scaled * at.gamma, axis=0)
-    r, w = g.slopes(model.grid(data.counts), total)
+    r, w = poisson_slopes(model.grid(data.counts), total)
     _, v = g.best_factor(jnp.where(used, r, 0.0), at.scaled, c)
     w = jnp.where(used, w, 0.0)
     room = jnp.sum(v * at.scaled**2, axis=0)
