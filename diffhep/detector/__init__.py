@@ -20,6 +20,16 @@ from diffhep.detector.energy_loss import density_effect as density_effect
 from diffhep.detector.energy_loss import landau_width as landau_width
 from diffhep.detector.energy_loss import mean_energy_loss as mean_energy_loss
 from diffhep.detector.energy_loss import most_probable_loss as most_probable_loss
+from diffhep.detector.gflash import Lateral as Lateral
+from diffhep.detector.gflash import Medium as Medium
+from diffhep.detector.gflash import Shape as Shape
+from diffhep.detector.gflash import average_shape as average_shape
+from diffhep.detector.gflash import draw_radius as draw_radius
+from diffhep.detector.gflash import draw_shape as draw_shape
+from diffhep.detector.gflash import effective_medium as effective_medium
+from diffhep.detector.gflash import energy_fractions as energy_fractions
+from diffhep.detector.gflash import homogeneous_medium as homogeneous_medium
+from diffhep.detector.gflash import lateral as lateral
 from diffhep.detector.helix import Crossing as Crossing
 from diffhep.detector.helix import Track as Track
 from diffhep.detector.helix import advance as advance

@@ -54,4 +54,4 @@ def test_materials_hang_together(material):
 
 def test_a_material_without_density_is_refused():
     with pytest.raises(ValueError, match="material foam: density must be positive, got 0"):
-        Material("foam", 1.0, 1.0, 1.0, 1.0, 0.0, 1.0, 1.0)
+        Material("foam", 1.0, 1.0, 1.0, 1.0, 0.0, 1.0, 1.0, 6.0)
