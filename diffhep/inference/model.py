@@ -54,6 +54,9 @@ class HistFactory(AbstractModel):
     Leaves (channel, sample, bin; padded) are named after what they hold: `nominal`, `sys_lo`, `sys_hi` (normsys
     factors), `shape_lo`, `shape_hi` (histosys yields), `errors` (shapesys or staterror), `mask` (1 for a bin that is
     used). Change them with `equinox.tree_at`; nothing is compiled again.
+
+    Variations and errors are absolute yields, as in the files: a derivative with respect to `nominal` alone holds them,
+    and so makes them relatively smaller. What one more event is worth wants them scaled along.
     """
 
     nominal: Float[Array, "channel sample bin"]
