@@ -22,7 +22,7 @@ demo: $(VENV)/.ok                ## optimise a detector on the shipped samples, 
 	$(BIN)/diffhep optimise higgs-diphoton -o $(RUN)
 
 test: $(VENV)/.ok                ## run the tests
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not long"
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not long"
 
 test-long: $(VENV)/.ok           ## run the tests that compile for minutes and that `make test` leaves out
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m long

@@ -63,7 +63,7 @@ def first_words(text: str) -> str:
     rules = [i for i, line in enumerate(text.splitlines()) if re.fullmatch(r"\s*[-─╭╮╰╯]{5,}\s*", line)]
     body = lines[rules[0] + 1 : rules[1]] if len(rules) >= 2 else lines
     sentence = re.sub(r"For further information visit \S+|\[type=[^\]]*\]", "", " ".join(body))
-    hints = re.findall(r"--[\w.-]+", " ".join(lines[rules[1] :])) if len(rules) >= 2 and "meant" in text else []
+    hints = re.findall(r"--\w[\w.-]*", " ".join(lines[rules[1] :])) if len(rules) >= 2 and "meant" in text else []
     near = f"; did you mean {hints[0]}?" if hints else ""
     return " ".join(sentence.split()) + near
 

@@ -85,6 +85,7 @@ def test_narrow_jitter_is_the_hard_detector(study):
         assert_allclose(compiled, eager, rtol=1e-7, atol=1e-12)
 
 
+@pytest.mark.long
 def test_gradient_of_the_scan():
     volume = VoxelVolume(
         jnp.where(jnp.arange(4)[:, None, None] < 2, 353.0, 5.6) * jnp.ones((4, 5, 5)), size=150.0, bottom=200.0

@@ -88,8 +88,10 @@ def test_what_a_parameter_may_be_off_by_costs_one_per_cent(run):
         raw = jnp.stack([design.absorber.at(absorber).raw, design.active.at(active).raw])
         moved = with_values(design, ("absorber", "active"), raw)
         losses.append(1 - float(study.problem.outcome(moved, study.problem.context).objective) / best)
-    # the third order has other signs on either side; of the fourth, (0.16 mm/3.1 mm)^2 of the second is expected
-    assert np.mean(losses) == pytest.approx(0.01, rel=0.03)
+    # the third order is a fifth of the second here, and cancels between the sides; the fourth is of the order of its
+    # square
+    assert abs(losses[0] - losses[1]) / 2 < 0.3 * np.mean(losses)
+    assert np.mean(losses) == pytest.approx(0.01, rel=0.3**2)
 
 
 def test_the_report_says_what_there_is_and_nothing_about_events(run):
@@ -120,7 +122,7 @@ def test_a_design_of_another_study_is_refused(run, capsys):
     ("words", "said"),
     [
         (["--budget.cost", "2"], "infeasible budget: cost: at least 4.084 cost unit is needed, 2.084 more"),
-        (["--absorber", "25"], "less than 20"),
+        (["--calorimeter.absorber", "25"], "less than 20"),
         (["--config", "study.toml"], "budget.price: Extra inputs are not permitted"),
     ],
 )

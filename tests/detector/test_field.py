@@ -57,6 +57,7 @@ def test_cylinder_in_a_uniform_field(pt, outwards):
         assert_allclose(found, jnp.append(exact.track.position, exact.length), atol=1e-9)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_gradient_at_a_cylinder_is_that_of_the_helix(outwards):
     values = jnp.array([0.8, 0.6, 0.5, 1.0, 2.0, 3.0, 1000.0, 3.8])

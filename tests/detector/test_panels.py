@@ -27,7 +27,11 @@ def test_geometric_factor_of_two_panels(metres):
     assert pair_acceptance(1000, 1000, 1000 * metres) / 1e6 == pytest.approx(TABLE[metres], rel=1e-5)
 
 
-@given(st.floats(50, 3000), st.floats(50, 3000), st.floats(20, 1e4))
+@given(
+    st.floats(50, 3000, allow_subnormal=False),
+    st.floats(50, 3000, allow_subnormal=False),
+    st.floats(20, 1e4, allow_subnormal=False),
+)
 def test_geometric_factor_has_its_symmetry_and_its_limits(a, b, h):
     found = pair_acceptance(a, b, h)
     assert found == pytest.approx(pair_acceptance(b, a, h), rel=1e-9)
@@ -43,7 +47,10 @@ def test_geometric_factor_by_simulation():
     assert pair_acceptance(800, 600, 500) == pytest.approx(weight.mean(), abs=4 * weight.std() / np.sqrt(400_000))
 
 
-@given(st.lists(st.floats(-500, 500), min_size=2, max_size=6), st.floats(0.01, 10))
+@given(
+    st.lists(st.floats(-500, 500, allow_subnormal=False), min_size=2, max_size=6),
+    st.floats(0.01, 10, allow_subnormal=False),
+)
 def test_slope_variance(heights, sigma):
     z = np.array(heights)
     if np.ptp(z) < 1e-3:
@@ -92,14 +99,21 @@ def test_uniform_muons_count_the_area_and_its_edges():
 share = jax.jit(jax.value_and_grad(lambda high, low, jitter: Shifts(low, high).acceptance(jitter)[0]))
 
 
-@given(st.floats(-50, 50), st.floats(0, 60), st.floats(1, 30))
+@given(
+    st.floats(-50, 50, allow_subnormal=False),
+    st.floats(0, 60, allow_subnormal=False),
+    st.floats(1, 30, allow_subnormal=False),
+)
 def test_acceptance_is_a_share(low, width, jitter):
     value, slope = share(jnp.full((2, 1), low + width), jnp.full((2, 1), low), jitter)
     assert 0 <= float(value) <= 1
     assert bool(jnp.all(jnp.isfinite(slope)) & jnp.all(slope >= 0))
 
 
-@given(st.lists(st.floats(-500, 500), min_size=1, max_size=5), st.floats(0.1, 5))
+@given(
+    st.lists(st.floats(-500, 500, allow_subnormal=False), min_size=1, max_size=5),
+    st.floats(0.1, 5, allow_subnormal=False),
+)
 def test_blended_edges_lie_just_inside(edges, blend):
     x = np.array(edges)
     assert -1e-9 <= float(largest(jnp.asarray(x), blend)) - x.max() <= blend * np.log(x.size) + 1e-9
@@ -112,7 +126,7 @@ def test_panels_that_do_not_overlap_accept_nothing():
     assert_array_equal(slope, 0)
 
 
-@given(st.lists(st.floats(0.01, 0.99), min_size=2, max_size=5))
+@given(st.lists(st.floats(0.01, 0.99, allow_subnormal=False), min_size=2, max_size=5))
 def test_two_hits_make_a_direction(seen):
     panels = Telescope(tuple(Panel(0.0, 0.0, 10.0 * i, 1.0, 1.0, efficiency=e) for i, e in enumerate(seen)))
     patterns = np.array(np.meshgrid(*[[0, 1]] * len(seen), indexing="ij")).reshape(len(seen), -1)

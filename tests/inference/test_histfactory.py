@@ -214,6 +214,7 @@ def test_other_numbers_do_not_compile_again(specs):
     assert len(traced) == 1
 
 
+@pytest.mark.long
 def test_gradients_pass_through_the_fit(specs, check_derivatives):
     channels, settings, observed = specs.random(2)
     model = histfactory(channels, parameters=settings)

@@ -79,7 +79,7 @@ def random_spec(specs, rng, shape):
 SHAPES = {"two channels": [(4, 3), (6, 3)], "one bin and three": [(1, 2), (3, 4)], "ten bins": [(10, 3)]}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_thousand_random_models_converge_or_say_so(specs):
     """At least 99.9 % of 1002; fits run together, because one compilation serves all models of a shape."""
     converged, honest = [], []
