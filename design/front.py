@@ -1,19 +1,7 @@
-"""Pareto fronts: which points are not dominated, and how much of the plane they cover."""
+"""Pareto fronts: how much of the plane their points cover."""
 
 import numpy as np
 from jaxtyping import Float
-
-
-def nondominated(used: Float[np.ndarray, " point"], objective: Float[np.ndarray, " point"]) -> np.ndarray:
-    """Mask of the points that no other point beats: less or equal use and a larger or equal objective.
-
-    >>> nondominated(np.array([1.0, 2.0, 3.0]), np.array([1.0, 3.0, 2.0])).tolist()
-    [True, True, False]
-    """
-    used, objective = np.asarray(used, dtype=float), np.asarray(objective, dtype=float)
-    better = (used[None, :] <= used[:, None]) & (objective[None, :] >= objective[:, None])
-    strictly = (used[None, :] < used[:, None]) | (objective[None, :] > objective[:, None])
-    return ~np.any(better & strictly, axis=1)
 
 
 def hypervolume(

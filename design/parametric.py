@@ -4,6 +4,7 @@ A subclass gives its layout (a module of `Param`s), its objective and what it us
 that suits most of them, and can be overridden. Such a study goes through the same phases as every other.
 """
 
+import abc
 import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -52,9 +53,9 @@ class ParametricStudy(AbstractStudy):
         # an integer that is held is no longer one to be found
         self.integers = tuple(name for name in self.integers if name in free)
 
+    @abc.abstractmethod
     def layout(self) -> PyTree:
         """The initial design, a module of Params."""
-        raise NotImplementedError
 
     def untrained(self) -> PyTree:
         """The layout: there is nothing to train."""

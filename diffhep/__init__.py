@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from diffhep.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from diffhep.branching import branching_shower as branching_shower
     from diffhep.events import Events as Events
     from diffhep.gates import AbstractGate as AbstractGate
     from diffhep.gates import Boundary as Boundary
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 HOMES = {
+    "branching": ("branching_shower",),
     "events": ("Events",),
     "gates": ("AbstractGate", "Boundary", "Hard", "Score", "Soft", "StraightThrough"),
     "histogram": ("annealed_bandwidth", "counts", "flux_counts", "to_hist", "variances"),

@@ -91,6 +91,7 @@ def test_files_that_cannot_be_read_are_named(tmp_path, workspace):
     broken.write_text('[{"op": "remove", "path": "/channels/7"}]')
     refused("broken.json: patch operation 0: cannot remove at '/channels/7'", workspace, "--patch", broken)
     refused("broken.json: is a patch, not a patch set", workspace, "--patch", f"{broken}:name")
+    assert list(tmp_path.iterdir()) == [broken]
 
 
 def test_options_that_make_no_sense_are_refused(tmp_path, workspace):

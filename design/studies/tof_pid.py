@@ -2,17 +2,16 @@ r"""Radius of a timing layer that tells kaons from pions (reference problem R5).
 
 The separation $\Delta t/\sigma_t$ grows with the radius, the resolution that a fixed budget buys gets worse with the
 area, $\sigma_t^2 = s_0^2 + s_1^2 R$, and kaons decay on the way: $(\Delta t/\sigma_t)\,e^{-R/l}$ is made large. Without
-a field the optimum is in closed form (`closed_form`); with one, tracks bend, and below 0.15 B R they never arrive.
+a field the optimum is the root of a quadratic equation; with one, tracks bend, and below 0.15 B R they never arrive.
 """
 
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 
 from diffhep.design.parametric import ParametricStudy
 from diffhep.design.problem import Constraint, Outcome
-from diffhep.design.reference_config import TofPidSettings, TofSettings
+from diffhep.design.reference_config import TofPidSettings
 from diffhep.detector import TimingLayer
 from diffhep.detector.timing import KAON, PION
 from diffhep.gates import Soft
@@ -45,13 +44,3 @@ class TofPid(ParametricStudy):
         if t.field:
             value = value * Soft(t.turn_on)(layer.margin(momentum))
         return Outcome(value, layer.radius[None])
-
-
-def closed_form(settings: TofSettings) -> float:
-    """Optimal radius without a field [mm]: a quadratic equation; the decay length itself without an area term."""
-    length = settings.momentum * KAON.decay_length / KAON.mass
-    constant, area = (settings.constant * ps) ** 2, (settings.area_term * ps) ** 2 / m
-    if area == 0:
-        return length
-    linear = area * length - 2 * constant
-    return float((linear + np.sqrt(linear**2 + 16 * area * constant * length)) / (4 * area))

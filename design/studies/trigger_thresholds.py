@@ -2,22 +2,20 @@ r"""Thresholds of independent triggers under a rate budget (reference problem R4
 
 Trigger i accepts a signal above its threshold with efficiency $\epsilon_i = e^{-t_i/\mu_i}$, at the rate
 $r_i = A_i e^{-t_i/\lambda_i}$; $\sum_i w_i\epsilon_i$ is made large while $\sum_i r_i \le R$. Stationarity gives
-$t_i = \max(0, [\ln\nu + \ln(A_i\mu_i/(\lambda_i w_i))]/(1/\lambda_i - 1/\mu_i))$ with one multiplier $\nu$, here as an
-oracle (`closed_form`).
+$t_i = \max(0, [\ln\nu + \ln(A_i\mu_i/(\lambda_i w_i))]/(1/\lambda_i - 1/\mu_i))$ with one multiplier $\nu$.
 
 With `events.count` the same is done without knowing the spectra: events are drawn, the gradient is the flux of events
 through each threshold, and the result is judged with hard cuts on other events. Background is drawn from a harder
 spectrum and weighted, as any sample must be of which one event in ten thousand passes.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-import scipy.optimize
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from diffhep.design.honest import Measured, measure_with_error
@@ -123,15 +121,6 @@ class TriggerThresholds(ParametricStudy):
         size = self.fresh.signal.size
         return self.judges[relaxed](design, {"signal": size, "background": size}, self.fresh)
 
-    def pictures(self, initial: Thresholds, final: Thresholds) -> Mapping[str, Any]:
-        """The closed form's thresholds beside those found."""
-        return {
-            "thresholds": {
-                "found": [float(p.unwrap()) for p in final.threshold],
-                "closed_form": closed_form(self.settings.menu)[0],
-            }
-        }
-
 
 def counted(cut: Float[Array, " trigger"], gate: Callable[[Array], Array], events: Spectra) -> Outcome:
     """Weighted efficiency and rate of the events above each threshold."""
@@ -155,17 +144,3 @@ def draw(menu: MenuSettings, count: int, stretch: float, *, key: PRNGKeyArray) -
         jnp.broadcast_to(column(menu.weight) / count, shape),
         column(menu.background_rate) / count * ratio,
     )
-
-
-def closed_form(menu: MenuSettings) -> tuple[Sequence[float], float]:
-    """Optimal thresholds [GeV] and the multiplier d(objective)/d(rate) [1/Hz]; for background softer than signal."""
-    mu, lam, rate, weight = (
-        np.array(v) for v in (menu.signal_mean, menu.background_mean, menu.background_rate, menu.weight)
-    )
-
-    def thresholds(log_nu: float) -> np.ndarray:
-        return np.maximum(0.0, (log_nu + np.log(rate * mu / (lam * weight))) / (1 / lam - 1 / mu))
-
-    excess = lambda log_nu: np.sum(rate * np.exp(-thresholds(log_nu) / lam)) - menu.rate
-    log_nu = scipy.optimize.root_scalar(excess, bracket=(-60.0, 60.0), xtol=1e-14).root
-    return thresholds(log_nu).tolist(), float(np.exp(log_nu))

@@ -18,9 +18,9 @@ from diffhep.design.config import STUDIES
 from diffhep.design.exact import Sensitivities, certify, polish, with_values
 from diffhep.design.starts import with_fixed
 from diffhep.design.studies import open_study
-from diffhep.design.studies.tof_pid import closed_form as best_radius
-from diffhep.design.studies.trigger_thresholds import closed_form as best_thresholds
+from diffhep.detector import KAON
 from diffhep.parameters import named_params, split
+from diffhep.units import m, ps
 
 # the two with simulated events have tests of their own
 PARAMETRIC = sorted(set(STUDIES) - {"higgs-diphoton", "muon-tomography"})
@@ -48,6 +48,27 @@ def optimum(study, *, starts=4, seed=0, held=()):
     found = [polish(sensitivities, d, straight=True, max_steps=200, tolerance=1e-14, held=held) for d in designs]
     met = [p for p in found if np.all(p.used <= study.problem.limits)]
     return max(met, key=lambda p: p.objective), sensitivities
+
+
+def best_thresholds(menu):
+    """Closed form: thresholds [GeV] and d(objective)/d(rate) [1/Hz]; one root in the multiplier."""
+    given = menu.signal_mean, menu.background_mean, menu.background_rate, menu.weight
+    mu, lam, rate, weight = (np.array(v) for v in given)
+
+    def thresholds(log_nu):
+        return np.maximum(0.0, (log_nu + np.log(rate * mu / (lam * weight))) / (1 / lam - 1 / mu))
+
+    excess = lambda log_nu: np.sum(rate * np.exp(-thresholds(log_nu) / lam)) - menu.rate
+    log_nu = scipy.optimize.root_scalar(excess, bracket=(-60.0, 60.0), xtol=1e-14).root
+    return thresholds(log_nu).tolist(), float(np.exp(log_nu))
+
+
+def best_radius(timing):
+    """Closed form without a field [mm]: a quadratic equation."""
+    length = timing.momentum * KAON.decay_length / KAON.mass
+    constant, area = (timing.constant * ps) ** 2, (timing.area_term * ps) ** 2 / m
+    linear = area * length - 2 * constant
+    return float((linear + np.sqrt(linear**2 + 16 * area * constant * length)) / (4 * area))
 
 
 def values(design):

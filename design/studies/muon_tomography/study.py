@@ -140,11 +140,3 @@ class MuonTomography(ParametricStudy):
         p = self.settings.panels
         area = (len(p.upper) + len(p.lower)) * (p.narrowest / 1000) ** 2
         return np.array([area * self.settings.budget.price])
-
-
-def layout_from(numbers: Mapping[str, Any]) -> dict[str, list[list[float]]]:
-    """Panels in metres, as `numbers_of` writes them, in the millimetres of the settings."""
-    if set(numbers) != {"upper", "lower"}:
-        msg = f"a layout has upper and lower panels, got {', '.join(sorted(map(str, numbers)))}"
-        raise ValueError(msg)
-    return {side: (np.array(numbers[side]) * 1000.0).tolist() for side in ("upper", "lower")}
