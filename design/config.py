@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from diffhep.design.reference_config import REFERENCE_STUDIES
+from diffhep.design.reference_config import REFERENCE_STUDIES, StackBudgetSettings, StackSettings
 from diffhep.design.settings import SearchSettings as SearchSettings
 from diffhep.design.settings import Settings as Settings
 from diffhep.design.settings import settings_from as settings_from
@@ -33,14 +33,9 @@ class SampleSettings(Settings):
     )
 
 
-class CalorimeterSettings(Settings):
+class CalorimeterSettings(StackSettings):
     """The sampling calorimeter: lead and polystyrene."""
 
-    absorber: float = Field(default=5.6, gt=0.3, lt=20, description="initial absorber thickness of a layer [mm]")
-    active: float = Field(default=4.0, gt=0.3, lt=20, description="initial active thickness of a layer [mm]")
-    layers: float = Field(default=25, gt=4, lt=160, description="initial number of layers [count]")
-    photoelectrons: float = Field(default=5000, gt=0, description="photo-electrons per visible energy [1/GeV]")
-    constant_term: float = Field(default=0.003, ge=0, description="relative constant term of the energy []")
     noise: float = Field(default=0.005, ge=0, description="electronic noise of one layer [GeV]")
     inner_radius: float = Field(default=1300, gt=0, description="radius of the front face [mm]")
     position_constant: float = Field(default=0.3, ge=0, description="constant term of the position [mm]")
@@ -49,15 +44,10 @@ class CalorimeterSettings(Settings):
     readouts: int = Field(default=8, ge=4, le=64, multiple_of=4, description="longitudinal readout groups [count]")
 
 
-class BudgetSettings(Settings):
+class BudgetSettings(StackBudgetSettings):
     """What the detector may use up."""
 
-    cost: float = Field(default=60, gt=0, description="cost of the calorimeter [cost unit]")
-    depth: float = Field(default=250, gt=0, description="depth of the calorimeter [mm]")
     rate: float = Field(default=25, gt=0, description="trigger rate [Hz]")
-    cost_per_layer: float = Field(default=1.0, ge=0, description="readout cost [cost unit/layer]")
-    cost_per_absorber: float = Field(default=0.02, ge=0, description="absorber cost [cost unit/mm]")
-    cost_per_active: float = Field(default=0.05, ge=0, description="active cost [cost unit/mm]")
 
 
 class TriggerSettings(Settings):

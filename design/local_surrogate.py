@@ -31,9 +31,8 @@ from jaxtyping import Float
 
 BLOCKS = 25  # of the jackknife: the variance of one point is good to 29 %, and a fit has nine points and more
 FACTORIAL = 4  # parameters up to which every corner of the box is used, and every product of two has a coefficient
-ON_AXES = (
-    0.6  # points on the axes lie inside the box: five levels of a parameter show a cubic term that three would hide
-)
+# points on the axes lie inside the box: five levels of a parameter show a cubic term that three would hide
+ON_AXES = 0.6
 IMPROBABLE = 0.01  # chi-squared probability below which a quadratic does not fit
 MATERIAL = 0.1  # a misfit matters when it is this large, relative to how far the surrogate varies
 
@@ -135,7 +134,7 @@ class LocalSurrogate:
         return matrix
 
     def offset(self, raw: Float[np.ndarray, " parameter"]) -> Float[np.ndarray, " parameter"]:
-        """U of raw leaves."""
+        """Offsets u of raw leaves."""
         return (raw - self.centre) / self.radius
 
     def gain(self, offset: Float[np.ndarray, " parameter"]) -> tuple[float, float]:

@@ -1,5 +1,7 @@
 """Configuration of the reference problems: every constant, its default, its unit."""
 
+from typing import Any
+
 from pydantic import Field
 
 from diffhep.design.settings import SearchSettings, Settings
@@ -12,12 +14,8 @@ class StackSettings(Settings):
     absorber: float = Field(default=5.6, gt=0.3, lt=20, description="initial absorber thickness of a layer [mm]")
     active: float = Field(default=4.0, gt=0.3, lt=20, description="initial active thickness of a layer [mm]")
     layers: float = Field(default=25, gt=4, lt=160, description="initial number of layers [count]")
-    fixed_layers: bool = Field(default=False, description="keep the number of layers []")
-    materials: tuple[str, ...] = Field(default=("lead",), min_length=1, description="absorbers to choose from []")
     photoelectrons: float = Field(default=5000, gt=0, description="photo-electrons per visible energy [1/GeV]")
     constant_term: float = Field(default=0.003, ge=0, description="relative constant term of the energy []")
-    profile_offset: float = Field(default=0.5, description="of the shower maximum: +0.5 photons, -0.5 electrons [X0]")
-    energy: float = Field(default=60, gt=0.1, description="of the photons [GeV]")
 
 
 class StackBudgetSettings(Settings):
@@ -28,6 +26,24 @@ class StackBudgetSettings(Settings):
     cost_per_layer: float = Field(default=1.0, ge=0, description="readout cost [cost unit/layer]")
     cost_per_absorber: float = Field(default=0.02, ge=0, description="absorber cost [cost unit/mm]")
     cost_per_active: float = Field(default=0.05, ge=0, description="active cost [cost unit/mm]")
+
+    def layer_cost(self, absorber: Any, active: Any, *, price: float = 1.0) -> Any:
+        """Cost of one layer, for thicknesses in mm, numbers or arrays; `price` multiplies that of the absorber."""
+        return self.cost_per_layer + price * self.cost_per_absorber * absorber + self.cost_per_active * active
+
+
+class EcalStackSettings(StackSettings):
+    """The sampling calorimeter, and the photons it is made for."""
+
+    fixed_layers: bool = Field(default=False, description="keep the number of layers []")
+    materials: tuple[str, ...] = Field(default=("lead",), min_length=1, description="absorbers to choose from []")
+    profile_offset: float = Field(default=0.5, description="of the shower maximum: +0.5 photons, -0.5 electrons [X0]")
+    energy: float = Field(default=60, gt=0.1, description="of the photons [GeV]")
+
+
+class EcalBudgetSettings(StackBudgetSettings):
+    """What the calorimeter may use up."""
+
     prices: tuple[float, ...] = Field(default=(1.0,), description="absorber cost of each material, relative []")
 
 
@@ -43,8 +59,8 @@ class EcalSearchSettings(SearchSettings):
 class EcalResolutionSettings(Settings):
     """Sampling calorimeter: absorber, active medium and layers for the best photon energy resolution."""
 
-    calorimeter: StackSettings = StackSettings()
-    budget: StackBudgetSettings = StackBudgetSettings()
+    calorimeter: EcalStackSettings = EcalStackSettings()
+    budget: EcalBudgetSettings = EcalBudgetSettings()
     search: EcalSearchSettings = EcalSearchSettings()
 
 

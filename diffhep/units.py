@@ -29,6 +29,7 @@ invpb = 1.0
 invfb = 1e3
 
 SPEED_OF_LIGHT = 299.792458  # mm/ns
+HIGHLAND_ENERGY = 13.6 * MeV  # of multiple scattering, in the form of Lynch and Dahl
 HIGGS_MASS = 125.20  # GeV
 PHOTON_PDG_ID = 22
 

@@ -17,9 +17,13 @@ from diffhep.detector import (
     Track,
     displaced_efficiency,
     draw_noise,
+    draw_radius,
+    draw_shape,
+    effective_medium,
     element_matrix,
     fodo_cell,
     gamma_fractions,
+    lateral_profile,
     leakage_curve,
     leakage_moments,
     line_matrix,
@@ -28,7 +32,7 @@ from diffhep.detector import (
     to_cylinder,
     to_plane,
 )
-from diffhep.detector.material import SILICON
+from diffhep.detector.material import LEAD, POLYSTYRENE, SILICON
 from diffhep.gates import Boundary, Hard, Score, Soft, StraightThrough
 from diffhep.histogram import counts, flux_counts
 from diffhep.kinematics import delta_r, diphoton_mass, energy_of, safe_div, safe_log, safe_norm, safe_sqrt, wrap_phi
@@ -205,6 +209,22 @@ STAGES: dict[str, Callable[[], Case]] = {
     "counts": soft_counts,
     "Soft": lambda: on_function(lambda s, w: Soft(w)(s), SCORES, 0.7),
     "Boundary, smooth": lambda: on_function(lambda s, w: Boundary(w).smooth(s), SCORES, 0.7),
+    "draw_shape": lambda: on_function(
+        lambda a, s, e, z: draw_shape(effective_medium(LEAD, POLYSTYRENE, a, s), e, z).beta,
+        jnp.array(2.0),
+        jnp.array(5.0),
+        spread(4, 2, 90),
+        spread(8, -1, 1).reshape(4, 2),
+    ),
+    "lateral_profile": lambda: on_function(
+        lambda a, s, tau, u: draw_radius(
+            lateral_profile(effective_medium(LEAD, POLYSTYRENE, a, s), jnp.full(4, 10.0), tau), u
+        ),
+        jnp.array(2.0),
+        jnp.array(5.0),
+        spread(4, 0.3, 2),
+        spread(4, 0.1, 0.9),
+    ),
     "diphoton_mass": lambda: on_function(diphoton_mass, *LEFT, *RIGHT),
     "delta_r": lambda: on_function(delta_r, *LEFT[1:], *RIGHT[1:]),
     "energy_of": lambda: on_function(energy_of, *LEFT),

@@ -3,7 +3,7 @@ r"""The sampling calorimeter of `ecal-resolution` as a simulator of events, from
 Photons of one energy, each with its own conversion depth, shower leakage, sampling and photo-statistics, go through
 `diffhep.detector.SamplingCalorimeter`; what is returned is the measured energy. The objective is the inverse of the
 relative root mean square in per cent; cost and depth are limited as in `diffhep.design.studies.ecal_resolution`. The
-number of layers is fixed. `closed_form` says what the search, which sees none of it, should find.
+number of layers is fixed.
 
 This is the file to copy for a simulator of your own: replace `measured_energies` by whatever runs Geant4.
 """
@@ -37,8 +37,8 @@ def ecal_black_box(settings: EcalResolutionSettings, *, events: int = 1500) -> B
         return measured_energies(stack_of(settings, design), c.energy, events, key)
 
     def used(design: dict[str, Array]) -> Float[Array, "2"]:
-        each = b.cost_per_layer + b.cost_per_absorber * design["absorber"] + b.cost_per_active * design["active"]
-        return jnp.stack([layers * each, layers * (design["absorber"] + design["active"])])
+        absorber, active = design["absorber"], design["active"]
+        return jnp.stack([layers * b.layer_cost(absorber, active), layers * (absorber + active)])
 
     return BlackBox(
         layout={
@@ -78,11 +78,3 @@ def measured_energies(
 def inverse_resolution(measured: Float[np.ndarray, "event 1"]) -> float:
     """Mean over root mean square deviation, in 1/%."""
     return 0.01 * float(np.mean(measured) / np.std(measured, ddof=1))
-
-
-def closed_form(settings: EcalResolutionSettings, design: dict[str, float]) -> Float[Array, ""]:
-    """Inverse resolution [1/%] without events: what the simulation tends to, up to the 0.3 % that leakage takes away.
-
-    The formula has the sampling term of the photon's energy, the simulation that of the energy deposited.
-    """
-    return 0.01 / stack_of(settings, design).resolution(jnp.asarray(settings.calorimeter.energy))

@@ -86,9 +86,8 @@ class EcalResolution(ParametricStudy):
         values, costs = [], []
         for name, price in zip(self.settings.calorimeter.materials, b.prices, strict=True):
             one = with_absorber(stack, MATERIALS[name])
-            each = b.cost_per_layer + price * b.cost_per_absorber * stack.absorber + b.cost_per_active * stack.active
             values.append(0.01 / one.resolution(energy))
-            costs.append(stack.layers * each)
+            costs.append(stack.layers * b.layer_cost(stack.absorber, stack.active, price=price))
         share = jax.nn.softmax(jnp.stack(stack.preference)) if stack.preference else jnp.ones(1)
         used = jnp.stack([share @ jnp.stack(costs), stack.depth()])
         return Outcome(share @ jnp.stack(values), used)

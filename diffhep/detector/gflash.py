@@ -21,7 +21,7 @@ SCALE_ENERGY = 21.2 * MeV
 LEAST = 2.2  # of ln y: below, the widths of the sampling constants have their pole
 
 
-class Medium(NamedTuple):
+class EffectiveMedium(NamedTuple):
     r"""What a stack looks like from afar: the effective medium of GP, section 3.
 
     Attributes:
@@ -41,7 +41,7 @@ class Medium(NamedTuple):
     electron_response: Float[Array, ""]
 
 
-class Shape(NamedTuple):
+class ShowerShape(NamedTuple):
     """Longitudinal shape of showers: maximum [X0] and alpha; beta follows."""
 
     maximum: Float[Array, "*shower"]
@@ -63,7 +63,7 @@ class Fluctuations(NamedTuple):
     correlation: Float[Array, "*shower"]
 
 
-class Lateral(NamedTuple):
+class LateralProfile(NamedTuple):
     """Lateral profile: radii of core and tail [Moliere radii], and the share of the core."""
 
     core: Float[Array, "*place"]
@@ -73,7 +73,7 @@ class Lateral(NamedTuple):
 
 def effective_medium(
     absorber: Material, active: Material, absorber_mm: Float[Array, ""], active_mm: Float[Array, ""]
-) -> Medium:
+) -> EffectiveMedium:
     """The effective medium of a sampling stack, differentiable in both thicknesses.
 
     Args:
@@ -95,7 +95,7 @@ def effective_medium(
     density = jnp.sum(mass) / jnp.sum(thickness / cm)
     energy_a_length = jnp.sum(share * critical / length)
     radiation_length = whole / density * cm
-    return Medium(
+    return EffectiveMedium(
         jnp.sum(share * z),
         radiation_length,
         whole * energy_a_length,
@@ -105,25 +105,25 @@ def effective_medium(
     )
 
 
-def homogeneous_medium(material: Material) -> Medium:
+def homogeneous_medium(material: Material) -> EffectiveMedium:
     """One material throughout."""
     whole = effective_medium(material, material, jnp.ones(()), jnp.ones(()))
     return whole._replace(sampling=jnp.zeros(()))
 
 
-def log_energy(medium: Medium, energy: Float[Array, "*shower"]) -> Float[Array, "*shower"]:
+def log_energy(medium: EffectiveMedium, energy: Float[Array, "*shower"]) -> Float[Array, "*shower"]:
     """ln(E/Ec) for energies in GeV; showers too small for the parametrisation count as the smallest it has."""
     return jnp.maximum(jnp.log(jnp.maximum(energy, 1e-6) / medium.critical_energy), LEAST)
 
 
-def average_shape(medium: Medium, energy: Float[Array, "*shower"]) -> Shape:
+def average_shape(medium: EffectiveMedium, energy: Float[Array, "*shower"]) -> ShowerShape:
     """Shape of the average profile of showers of some energy [GeV] (GP A.1.1, A.2.1)."""
     y, e, inverse = log_energy(medium, energy), medium.electron_response, inverse_sampling(medium)
     alpha = 0.21 + (0.492 + 2.38 / medium.atomic_number) * y - 0.444 * inverse
-    return Shape(y - 0.858 - 0.59 * inverse - 0.53 * (1 - e), alpha)
+    return ShowerShape(y - 0.858 - 0.59 * inverse - 0.53 * (1 - e), alpha)
 
 
-def fluctuations(medium: Medium, energy: Float[Array, "*shower"]) -> Fluctuations:
+def fluctuations(medium: EffectiveMedium, energy: Float[Array, "*shower"]) -> Fluctuations:
     """How the shapes of single showers of some energy [GeV] are distributed (GP A.1.2, A.2.2)."""
     y, e, inverse = log_energy(medium, energy), medium.electron_response, inverse_sampling(medium)
     sampled = medium.sampling > 0
@@ -138,12 +138,14 @@ def fluctuations(medium: Medium, energy: Float[Array, "*shower"]) -> Fluctuation
     )
 
 
-def inverse_sampling(medium: Medium) -> Float[Array, ""]:
+def inverse_sampling(medium: EffectiveMedium) -> Float[Array, ""]:
     """1/F_S, and 0 for a homogeneous medium."""
     return jnp.where(medium.sampling > 0, 1 / jnp.where(medium.sampling > 0, medium.sampling, 1.0), 0.0)
 
 
-def draw_shape(medium: Medium, energy: Float[Array, "*shower"], noise: Float[Array, "*shower 2"]) -> Shape:
+def draw_shape(
+    medium: EffectiveMedium, energy: Float[Array, "*shower"], noise: Float[Array, "*shower 2"]
+) -> ShowerShape:
     """Shapes of single showers, for two unit normals each; zeros give the median shower.
 
     Args:
@@ -155,10 +157,10 @@ def draw_shape(medium: Medium, energy: Float[Array, "*shower"], noise: Float[Arr
     common, other = jnp.sqrt((1 + f.correlation) / 2) * noise[..., 0], jnp.sqrt((1 - f.correlation) / 2) * noise[..., 1]
     maximum = jnp.exp(f.log_maximum + f.width_maximum * (common + other))
     alpha = jnp.exp(f.log_alpha + f.width_alpha * (common - other))
-    return Shape(maximum, jnp.maximum(alpha, 1.05))
+    return ShowerShape(maximum, jnp.maximum(alpha, 1.05))
 
 
-def energy_fractions(shape: Shape, edges: Float[Array, "*shower edge"]) -> Float[Array, "*shower layer"]:
+def energy_fractions(shape: ShowerShape, edges: Float[Array, "*shower edge"]) -> Float[Array, "*shower layer"]:
     """Fraction of a shower's energy between depths [X0] that are counted from where it starts; 0 before.
 
     By quadrature (`gamma_fractions`): layers of more than a few X0 want more edges.
@@ -167,7 +169,9 @@ def energy_fractions(shape: Shape, edges: Float[Array, "*shower edge"]) -> Float
     return gamma_fractions(shape.alpha, depth)
 
 
-def lateral(medium: Medium, energy: Float[Array, "*place"], tau: Float[Array, "*place"]) -> Lateral:
+def lateral_profile(
+    medium: EffectiveMedium, energy: Float[Array, "*place"], tau: Float[Array, "*place"]
+) -> LateralProfile:
     r"""Lateral profile at a depth (GP A.1.3, A.2.3).
 
     Args:
@@ -185,17 +189,17 @@ def lateral(medium: Medium, energy: Float[Array, "*place"], tau: Float[Array, "*
     core = core - 0.0203 * (1 - e) + 0.0397 * near
     tail = tail - 0.14 * (1 - e) - 0.495 * near
     share = share + (1 - e) * (0.348 - 0.642 * jnp.exp(-((tau - 1) ** 2)) * inverse)
-    return Lateral(jnp.maximum(core, 1e-3), jnp.maximum(tail, 1e-3), jnp.clip(share, 0.0, 1.0))
+    return LateralProfile(jnp.maximum(core, 1e-3), jnp.maximum(tail, 1e-3), jnp.clip(share, 0.0, 1.0))
 
 
-def contained(profile: Lateral, radius: Float[Array, "*place"]) -> Float[Array, "*place"]:
+def contained(profile: LateralProfile, radius: Float[Array, "*place"]) -> Float[Array, "*place"]:
     """Fraction of the energy at a depth within a radius [Moliere radii]."""
     square = radius**2
     core, tail = square / (square + profile.core**2), square / (square + profile.tail**2)
     return profile.share * core + (1 - profile.share) * tail
 
 
-def draw_radius(profile: Lateral, uniform: Float[Array, "*place"]) -> Float[Array, "*place"]:
+def draw_radius(profile: LateralProfile, uniform: Float[Array, "*place"]) -> Float[Array, "*place"]:
     r"""Radii [Moliere radii] with that profile: the inverse of `contained`, a quadratic equation in $r^2$.
 
     So core and tail are not chosen by a coin, and the radius moves with the layout.

@@ -11,9 +11,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from diffhep.kinematics import safe_sqrt
-from diffhep.units import MeV
+from diffhep.units import HIGHLAND_ENERGY
 
-HIGHLAND = 13.6 * MeV
 LOGARITHM = 0.038
 # below this the logarithm takes over and Highland's width would rise again: l g(l)^2 has its minimum, 0, near 4e-12
 THINNEST = 1e-8
@@ -39,7 +38,7 @@ def scattering_variance(
     seen = jnp.maximum(thickness, THINNEST)
     logarithmic = (1 + LOGARITHM * jnp.log(seen)) ** 2
     # proportional to the thickness below the thinnest, so that the derivative at 0 is finite
-    return (HIGHLAND / (beta * momentum)) ** 2 * thickness * logarithmic
+    return (HIGHLAND_ENERGY / (beta * momentum)) ** 2 * thickness * logarithmic
 
 
 def scattering_angle(

@@ -21,9 +21,8 @@ from jax.scipy.special import erf
 from jaxtyping import Array, Float
 
 from diffhep.kinematics import safe_div, safe_sqrt
-from diffhep.units import MeV
+from diffhep.units import HIGHLAND_ENERGY
 
-HIGHLAND = 13.6 * MeV
 FINEST = 1e-3  # least standard deviation of a height [mm]
 FLATTEST = 1e-6  # inverse variance of the prior of a slope
 
@@ -175,7 +174,7 @@ def voxel_sums(
     """
     a, b, c = (shares(seen.point[i], seen.point_variance[i], e) for i, e in enumerate(edges))
     square = (seen.angle_squared - seen.noise_squared) * seen.cosine * momentum**2
-    columns = jnp.stack([weight, weight * square / (2 * HIGHLAND**2)])
+    columns = jnp.stack([weight, weight * square / (2 * HIGHLAND_ENERGY**2)])
     # (2 x layers, event) by (event, x y): one matrix product
     lifted = (columns[:, None, :] * c.T[None]).reshape(-1, weight.size)
     plane = (a[:, :, None] * b[:, None, :]).reshape(weight.size, -1)

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffhep.detector.gflash import (
-    Lateral,
+    LateralProfile,
+    average_shape,
     contained,
     draw_radius,
     draw_shape,
@@ -18,7 +19,7 @@ from diffhep.detector.gflash import (
     energy_fractions,
     fluctuations,
     homogeneous_medium,
-    lateral,
+    lateral_profile,
 )
 from diffhep.detector.material import LEAD, SILICON, TUNGSTEN, Material
 
@@ -49,6 +50,14 @@ def test_a_homogeneous_medium_has_the_constants_of_one():
     assert float(found.electron_response) == 1.0
     # 2.66 MeV (X0 Z/A)^1.1 is within 2 % of the critical energy in the table
     assert float(found.critical_energy) == pytest.approx(LEAD.critical_energy, rel=0.02)
+
+
+def test_the_average_shape_is_that_of_the_published_constants(stack):
+    # lead and scintillator at 10 GeV: ln y = 6.919, Z = 67.9, F_S = 2.72, e/mip = 0.651
+    shape = average_shape(stack, jnp.array(10.0))
+    assert float(shape.maximum) == pytest.approx(6.919 - 0.858 - 0.59 / 2.72 - 0.53 * 0.349, abs=2e-3)
+    assert float(shape.alpha) == pytest.approx(0.21 + (0.492 + 2.38 / 67.9) * 6.919 - 0.444 / 2.72, abs=2e-3)
+    assert float(shape.beta) == pytest.approx(float((shape.alpha - 1) / shape.maximum), rel=1e-12)
 
 
 @pytest.fixture(scope="module")
@@ -85,14 +94,14 @@ def test_energy_is_conserved_and_nothing_is_before_the_start(stack):
     st.floats(0, 0.999, allow_subnormal=False),
 )
 def test_radius_is_the_inverse_of_what_is_contained(core, tail, share, uniform):
-    profile = Lateral(*(jnp.array(x) for x in (core, tail, share)))
+    profile = LateralProfile(*(jnp.array(x) for x in (core, tail, share)))
     radius = draw_radius(profile, jnp.array(uniform))
     assert float(contained(profile, radius)) == pytest.approx(uniform, abs=1e-12)
 
 
 def test_showers_grow_wider_with_depth_and_lose_their_core(stack):
     tau = jnp.linspace(0.2, 3.0, 15)
-    profile = lateral(stack, jnp.full(15, 10.0), tau)
+    profile = lateral_profile(stack, jnp.full(15, 10.0), tau)
     assert np.all(np.diff(contained(profile, jnp.full(15, 0.5))[3:]) < 0)
     assert np.all((profile.share >= 0) & (profile.share <= 1))
 
@@ -105,7 +114,7 @@ def test_derivatives_in_the_thickness_are_those_of_differences():
         medium = effective_medium(LEAD, VINYLTOLUENE, thickness, jnp.array(5.0))
         shape = draw_shape(medium, jnp.full(50, 10.0), noise)
         edges = jnp.arange(4) * (thickness + 5.0) / medium.radiation_length * 4
-        radius = draw_radius(lateral(medium, jnp.full(50, 10.0), jnp.full(50, 0.7)), uniform)
+        radius = draw_radius(lateral_profile(medium, jnp.full(50, 10.0), jnp.full(50, 0.7)), uniform)
         return jnp.mean(
             energy_fractions(shape, jnp.broadcast_to(edges, (50, 4)))[:, 1] * radius * medium.moliere_radius
         )

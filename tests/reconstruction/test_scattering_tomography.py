@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
 from diffhep.reconstruction.scattering_tomography import (
-    HIGHLAND,
     Line,
     Scatter,
     VoxelSums,
@@ -22,6 +21,7 @@ from diffhep.reconstruction.scattering_tomography import (
     voxel_sums,
     weighted_quantile,
 )
+from diffhep.units import HIGHLAND_ENERGY
 
 N = 40
 
@@ -122,7 +122,7 @@ def test_sums_are_those_of_a_loop_over_voxels(seen):
     edges = tuple(jnp.asarray(e) for e in (np.linspace(100, 900, 4), np.linspace(0, 900, 3), np.linspace(400, 1400, 6)))
     found = voxel_sums(seen, jnp.asarray(weight), jnp.asarray(momentum), edges)
     chances = [np.asarray(shares(seen.point[i], seen.point_variance[i], e)) for i, e in enumerate(edges)]
-    square = (seen.angle_squared - seen.noise_squared) * seen.cosine * momentum**2 / (2 * HIGHLAND**2) / 200.0
+    square = (seen.angle_squared - seen.noise_squared) * seen.cosine * momentum**2 / (2 * HIGHLAND_ENERGY**2) / 200.0
     for i, j, k in np.ndindex(3, 2, 5):
         inside = chances[0][:, i] * chances[1][:, j] * chances[2][:, k] * weight
         assert float(found.weight[i, j, k]) == pytest.approx(inside.sum(), rel=1e-9, abs=1e-12)
@@ -133,7 +133,7 @@ def test_radiation_length_comes_back():
     """Muons scattered by Highland's width without the logarithm, all in one voxel."""
     rng = np.random.default_rng(7)
     n, length, p = 20_000, 20.0, 3.0
-    theta = rng.normal(0, HIGHLAND / p * np.sqrt(100.0 / length), (2, n))
+    theta = rng.normal(0, HIGHLAND_ENERGY / p * np.sqrt(100.0 / length), (2, n))
     flat = jnp.ones(n)
     made = Scatter(jnp.full((3, n), 50.0), jnp.full((3, n), 1e-4), jnp.asarray((theta**2).sum(axis=0)), flat, 0 * flat)
     sums = voxel_sums(made, flat, p * flat, (jnp.array([0.0, 100.0]),) * 3)

@@ -124,14 +124,13 @@ class HiggsDiphoton(AbstractStudy):
     def affordable_layers(self) -> float:
         """The configured number of layers, or the most that the budget pays for."""
         c, b = self.settings.calorimeter, self.settings.budget
-        each = b.cost_per_layer + b.cost_per_absorber * c.absorber + b.cost_per_active * c.active
+        each = b.layer_cost(c.absorber, c.active)
         return max(min(c.layers, np.floor(b.cost / each), np.floor(b.depth / (c.absorber + c.active))), 5.0)
 
     def geometry_use(self, calorimeter: SamplingCalorimeter) -> tuple[Array, Array]:
         """Cost and depth [mm] of a calorimeter whose Params are resolved."""
         b = self.settings.budget
-        each = b.cost_per_layer + b.cost_per_absorber * calorimeter.absorber + b.cost_per_active * calorimeter.active
-        return calorimeter.layers * each, calorimeter.depth()
+        return calorimeter.layers * b.layer_cost(calorimeter.absorber, calorimeter.active), calorimeter.depth()
 
     def outcome(self, design: Experiment, context: Context, decisions: Decisions) -> tuple[Outcome, Templates]:
         """Objective and used budgets of a design, and the templates behind them."""
@@ -158,7 +157,7 @@ class HiggsDiphoton(AbstractStudy):
         u = np.asarray(jr.uniform(key, (5,)))
         absorber, active = 1.5 * 5.0 ** u[0], 1.0 * 5.0 ** u[1]
         b = self.settings.budget
-        each = b.cost_per_layer + b.cost_per_absorber * absorber + b.cost_per_active * active
+        each = b.layer_cost(absorber, active)
         layers = (0.6 + 0.4 * u[2]) * min(b.cost / each, b.depth / (absorber + active))
         leading, subleading = (float(p.unwrap()) for p in (initial.menu.leading, initial.menu.subleading))
         values = (
