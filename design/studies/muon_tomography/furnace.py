@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from diffhep.design.studies.muon_tomography.layout import Layout, observe
+from diffhep.design.studies.muon_tomography.layout import JITTER, Layout, observe
 from diffhep.detector.voxels import VoxelVolume
 from diffhep.events import Events
 from diffhep.generate.cosmic import Spectrum, cosmic_muons
@@ -149,7 +149,7 @@ def moments(layout: Layout, sample: FurnaceSample, *, muons: int, jitter: float 
 
 
 def fill_height_error(
-    layout: Layout, sample: FurnaceSample, *, muons: int = 1000, jitter: float | None = 30.0
+    layout: Layout, sample: FurnaceSample, *, muons: int = 1000, jitter: float | None = JITTER
 ) -> Float[Array, ""]:
     """Mean squared error of the fill height [m^2]; Params resolved."""
     found = moments(layout, sample, muons=muons, jitter=jitter)

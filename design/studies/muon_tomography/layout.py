@@ -12,6 +12,7 @@ from diffhep.parameters import Param
 from diffhep.reconstruction.scattering_tomography import Line, Scatter, fit_line, scatter
 from diffhep.units import m
 
+JITTER = 10.0  # default width of the sideways jitter [mm]: moves the error by about one per cent, 30 mm by eight
 BLEND = 0.05  # of the jitter: where edges of two panels limit a muon alike
 COORDINATES = ("x", "y", "z", "span_x", "span_y")
 

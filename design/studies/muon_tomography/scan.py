@@ -16,7 +16,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from diffhep.design.studies.muon_tomography.layout import Layout, observe
+from diffhep.design.studies.muon_tomography.layout import JITTER, Layout, observe
 from diffhep.detector.material import BERYLLIUM, LEAD
 from diffhep.detector.voxels import VoxelVolume
 from diffhep.events import Events
@@ -94,7 +94,7 @@ def scan_sums(layout: Layout, sample: ScanSample, *, jitter: float | None) -> Vo
     return jax.lax.scan(add, start, (sample.incoming, jr.split(sample.key, chunks)))[0]
 
 
-def scan_error(layout: Layout, sample: ScanSample, *, jitter: float | None = 30.0) -> Float[Array, ""]:
+def scan_error(layout: Layout, sample: ScanSample, *, jitter: float | None = JITTER) -> Float[Array, ""]:
     """Mean squared logarithm of measured over true radiation length; Params resolved."""
     found = radiation_lengths(scan_sums(layout, sample, jitter=jitter))
     truth: Array = jnp.moveaxis(sample.volume.radiation_length, 0, -1)
