@@ -18,7 +18,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 from scipy.special import chdtrc, ndtr, ndtri
 
-from diffhep.inference.fitting import Fit, index_of, poi_of, repeat, search_each
+from diffhep.inference.fitting import Fit, as_fit, index_of, poi_of, repeat, search_each
 from diffhep.inference.hypotest import (
     BANDS,
     DiscoveryTest,
@@ -55,7 +55,7 @@ def fit_rows(model: HistFactory, rows: Row) -> Fit:
     def one(row: Row) -> Fit:
         changed = eqx.tree_at(lambda m: (m.gamma_lower, m.gamma_upper), model, (row.lower, row.upper))
         fits = search_each(changed, repeat(row.data, 1), row.values[None], row.held[None], start=row.start[None])
-        return jax.tree.map(lambda x: x[0], fits)
+        return jax.tree.map(lambda x: x[0], as_fit(changed, fits))
 
     return jax.vmap(one)(rows)
 

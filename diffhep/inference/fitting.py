@@ -11,7 +11,17 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from diffhep.inference.likelihood import AbstractModel, require_float64
-from diffhep.inference.newton import REASONS, Minimum, Problem, attach, constant, minimise, search, solve_free
+from diffhep.inference.newton import (
+    REASONS,
+    Minimum,
+    Problem,
+    attach,
+    attach_theta,
+    attach_value,
+    constant,
+    search,
+    solve_free,
+)
 
 
 class Fit(eqx.Module):
@@ -107,21 +117,17 @@ def _fit(
         model, data, values = args
         return model.nll(fill(x, values), data)
 
+    def slope(x: Array, args: PyTree) -> Array:
+        model, data, values = args
+        return place @ model.gradient(fill(x, values), data)
+
     def derivatives(x: Array, args: PyTree) -> tuple[Array, Array, Array]:
         model, data, values = args
         value, gradient, hessian = model.derivatives(fill(x, values), data)
         return value, place @ gradient, place @ hessian @ place.T
 
-    found = minimise(
-        objective,
-        base[free],
-        (model, data, values),
-        derivatives=derivatives,
-        lower=model.lower[free],
-        upper=model.upper[free],
-        tolerance=tolerance,
-        max_steps=max_steps,
-    )
+    problem, args = Problem(objective, derivatives, tolerance, max_steps, slope), (model, data, values)
+    found = attach(problem, search(problem, base[free], args, model.lower[free], model.upper[free]), args)
     return Fit(
         theta=fill(found.theta, values),
         nll=found.value,
@@ -200,20 +206,70 @@ def search_each(
     start: Float[Array, "fit parameter"] | None = None,
     tolerance: float = 1e-9,
     max_steps: int = 200,
-) -> Fit:
-    """The fits of `fit_each` as constants, without derivatives."""
+) -> Minimum:
+    """The fits of `fit_each` as constants, without derivatives; arrays with one more axis in front."""
     require_float64(model.init)
     held, values = _always(model, held, values)
     start = jnp.broadcast_to(model.init, values.shape) if start is None else start
-    problem = Problem(_held_nll, _held_derivatives, tolerance, max_steps)
+    problem = _HELD._replace(tolerance=tolerance, max_steps=max_steps)
 
     def one(data: PyTree, values: Array, held: Array, start: Array) -> Minimum:
         lower, upper = jnp.where(held, -jnp.inf, model.lower), jnp.where(held, jnp.inf, model.upper)
-        return search(problem, start, (model, data, values, held), lower, upper)
+        found = search(problem, start, (model, data, values, held), lower, upper)
+        return eqx.tree_at(lambda m: m.theta, found, jnp.where(held, values, found.theta))
 
-    found = jax.vmap(one)(constant(data), constant(values), held, constant(start))
+    return jax.vmap(one)(constant(data), constant(values), held, constant(start))
+
+
+def attach_each(
+    model: AbstractModel,
+    data: PyTree,
+    values: Float[Array, "fit parameter"],
+    held: Bool[Array, "fit parameter"] | Bool[np.ndarray, "fit parameter"],
+    found: Minimum,
+) -> Fit:
+    """Fits from `search_each` with their derivatives with respect to model, data and the values held."""
+    theta = theta_each(model, data, values, held, found)
+    nll = nll_each(model, data, values, held, found)
+    return as_fit(model, eqx.tree_at(lambda m: (m.theta, m.value), found, (theta, nll)))
+
+
+def theta_each(
+    model: AbstractModel,
+    data: PyTree,
+    values: Float[Array, "fit parameter"],
+    held: Bool[Array, "fit parameter"] | Bool[np.ndarray, "fit parameter"],
+    found: Minimum,
+) -> Float[Array, "fit parameter"]:
+    """Parameters of fits from `search_each` with their derivatives."""
+    held, values = _always(model, held, values)
+
+    def one(data: PyTree, values: Array, held: Array, found: Minimum) -> Array:
+        return jnp.where(held, values, attach_theta(_HELD, found, (model, data, values, held)))
+
+    return jax.vmap(one)(data, values, held, found)
+
+
+def nll_each(
+    model: AbstractModel,
+    data: PyTree,
+    values: Float[Array, "fit parameter"],
+    held: Bool[Array, "fit parameter"] | Bool[np.ndarray, "fit parameter"],
+    found: Minimum,
+) -> Float[Array, " fit"]:
+    """Negative log-likelihoods of fits from `search_each` with their derivatives."""
+    held, values = _always(model, held, values)
+
+    def one(data: PyTree, values: Array, held: Array, found: Minimum) -> Array:
+        return attach_value(_HELD, found, (model, data, values, held))
+
+    return jax.vmap(one)(data, values, held, found)
+
+
+def as_fit(model: AbstractModel, found: Minimum) -> Fit:
+    """The `Fit` of all parameters that a minimum of `search_each` describes."""
     return Fit(
-        theta=jnp.where(held, constant(values), found.theta),
+        theta=found.theta,
         nll=found.value,
         gradient_norm=found.gradient_norm,
         converged=found.converged,
@@ -222,26 +278,6 @@ def search_each(
         at_bound=found.at_bound,
         names=model.names,
     )
-
-
-def attach_each(
-    model: AbstractModel,
-    data: PyTree,
-    values: Float[Array, "fit parameter"],
-    held: Bool[Array, "fit parameter"] | Bool[np.ndarray, "fit parameter"],
-    found: Fit,
-) -> Fit:
-    """Fits from `search_each` with their derivatives with respect to model, data and the values held."""
-    held, values = _always(model, held, values)
-    problem = Problem(_held_nll, _held_derivatives)
-
-    def one(data: PyTree, values: Array, held: Array, found: Fit) -> tuple[Array, Array]:
-        raw = Minimum(found.theta, found.nll, found.gradient_norm, found.steps, found.status, found.at_bound)
-        out = attach(problem, raw, (model, data, values, held))
-        return jnp.where(held, values, out.theta), out.value
-
-    theta, nll = jax.vmap(one)(data, values, held, found)
-    return eqx.tree_at(lambda f: (f.theta, f.nll), found, (theta, nll))
 
 
 def _always(model: AbstractModel, held: ArrayLike, values: Array) -> tuple[Array, Array]:
@@ -260,6 +296,14 @@ def _held_derivatives(x: Array, args: PyTree) -> tuple[Array, Array, Array]:
     value, gradient, hessian = model.derivatives(jnp.where(held, values, x), data)
     gradient = jnp.where(held, 0.0, gradient)
     return value, gradient, jnp.where(held | held[:, None], 0.0, hessian) + jnp.diag(jnp.where(held, 1.0, 0.0))
+
+
+def _held_gradient(x: Array, args: PyTree) -> Array:
+    model, data, values, held = cast(tuple, args)
+    return jnp.where(held, 0.0, model.gradient(jnp.where(held, values, x), data))
+
+
+_HELD = Problem(_held_nll, _held_derivatives, gradient=_held_gradient)
 
 
 def stack(*trees: PyTree) -> PyTree:

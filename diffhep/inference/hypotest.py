@@ -24,9 +24,9 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, PyTree
 
 from diffhep.inference.asymptotics import root_of_q
-from diffhep.inference.fitting import Fit, attach_each, poi_of, repeat, search_each
+from diffhep.inference.fitting import nll_each, poi_of, repeat, search_each, theta_each
 from diffhep.inference.likelihood import AbstractModel
-from diffhep.inference.newton import constant
+from diffhep.inference.newton import Minimum, constant
 
 Statistic = Literal["q", "qtilde"]
 BANDS = np.array([2.0, 1.0, 0.0, -1.0, -2.0])
@@ -113,9 +113,8 @@ def hypothesis_test(
 @eqx.filter_jit
 def _hypothesis_test(model: AbstractModel, data: PyTree, mu: Array, statistic: Statistic) -> HypothesisTest:
     zero = jnp.zeros_like(mu)
-    first, second = _two_stages(model, data, [mu, mu, zero], (False, True, True), (2, 2, 2), [mu, mu, mu])
-    q = statistics(mu, first.theta[0, model.poi], first.nll[0], first.nll[1], first.nll[2], statistic)
-    return _hypothesis_result(model, mu, q, 2 * second.nll[0], first, second, statistic)
+    fits = _two_stages(model, data, [mu, mu, zero], (False, True, True), [(2, mu)])
+    return _hypothesis_result(model, mu, fits, statistic)
 
 
 def discovery_test(model: AbstractModel, data: PyTree) -> DiscoveryTest:
@@ -135,8 +134,8 @@ def discovery_test(model: AbstractModel, data: PyTree) -> DiscoveryTest:
 @eqx.filter_jit
 def _discovery_test(model: AbstractModel, data: PyTree) -> DiscoveryTest:
     zero, one = jnp.zeros(()), jnp.ones(())
-    first, second = _two_stages(model, data, [one, zero, one], (False, True, True), (2, 2, 2), [zero, zero, zero])
-    return _discovery_result(model, first.nll[1], 2 * second.nll[0], first, second)
+    fits = _two_stages(model, data, [one, zero, one], (False, True, True), [(2, zero)])
+    return _discovery_result(model, fits, fits.nll[1])
 
 
 def infer(
@@ -151,12 +150,26 @@ def infer(
 @eqx.filter_jit
 def _infer(model: AbstractModel, data: PyTree, mu: Array, statistic: Statistic) -> tuple[HypothesisTest, DiscoveryTest]:
     zero, one = jnp.zeros_like(mu), jnp.ones_like(mu)
-    first, second = _two_stages(
-        model, data, [mu, mu, zero, one], (False, True, True, True), (2, 3, 2, 3), [mu, zero, mu, zero]
-    )
-    q = statistics(mu, first.theta[0, model.poi], first.nll[0], first.nll[1], first.nll[2], statistic)
-    test = _hypothesis_result(model, mu, q, 2 * second.nll[0], first, second, statistic)
-    return test, _discovery_result(model, first.nll[2], 2 * second.nll[1], first, second)
+    fits = _two_stages(model, data, [mu, mu, zero, one], (False, True, True, True), [(2, mu), (3, zero)])
+    return _hypothesis_result(model, mu, fits, statistic), _discovery_result(model, fits, fits.nll[2])
+
+
+class _Stages(eqx.Module):
+    """Fits to the data and to the Asimov sets made from some of them.
+
+    Attributes:
+        theta: parameters of the fits to the data.
+        nll: negative log-likelihoods of the fits to the data.
+        asimov: those of the fits to the Asimov data.
+        converged: whether all of them did.
+        gradient_norm: largest gradient among them.
+    """
+
+    theta: Float[Array, "fit parameter"]
+    nll: Float[Array, " fit"]
+    asimov: Float[Array, " test"]
+    converged: Bool[Array, ""]
+    gradient_norm: Float[Array, ""]
 
 
 def _two_stages(
@@ -164,34 +177,43 @@ def _two_stages(
     data: PyTree,
     strengths: list[Array],
     held: tuple[bool, ...],
-    source: tuple[int, ...],
-    tested: list[Array],
-) -> tuple[Fit, Fit]:
-    """Fits to the data, and fits to the Asimov sets made from some of them, in one loop that is compiled once.
+    tests: list[tuple[int, Array]],
+) -> _Stages:
+    """Fits to the data at the given strengths, held or not, and tests of Asimov data: of which fit, at which strength.
 
-    `source[k]` is the first-stage fit that makes the Asimov data of fit k of the second stage, at strength `tested[k]`.
+    The fits of both stages run in one loop that is compiled once. Derivatives are attached afterwards: one envelope for
+    all likelihoods, one implicit function for all parameters.
     """
-    place = np.eye(len(model.names))[model.poi]
-    values = jnp.stack([jnp.stack(strengths), jnp.stack(tested)])[..., None] * place
+    n, place = len(held), np.eye(len(model.names))[model.poi]
+    # as many tests as fits, the last one again and again: the loop wants equal shapes
+    source = np.array([test[0] for test in tests] + [tests[-1][0]] * (n - len(tests)))
+    tested = jnp.stack([test[1] for test in tests] + [tests[-1][1]] * (n - len(tests)))
+    values = jnp.stack([jnp.stack(strengths), tested])[..., None] * place
     mask = np.stack([held, np.ones_like(held)])[..., None] & (place > 0)
+    asimov = lambda theta: jax.vmap(lambda t: model.asimov(t, data))(theta)
 
-    def stage(state: tuple, inputs: tuple) -> tuple[tuple, Fit]:
+    def stage(state: tuple, inputs: tuple) -> tuple[tuple, Minimum]:
         fits = search_each(model, state[0], *inputs, start=state[1])
-        theta = fits.theta[np.array(source)]
-        return (jax.vmap(lambda t: model.asimov(t, data))(theta), theta), fits
+        theta = fits.theta[source]
+        return (asimov(theta), theta), fits
 
+    sets = repeat(data, n)
     start = jnp.broadcast_to(model.init, values.shape[1:])
-    inputs = constant((repeat(data, len(held)), start)), (constant(values), jnp.asarray(mask))
-    _, fits = jax.lax.scan(stage, *inputs)
-    first, second = jax.tree.map(lambda x: x[0], fits), jax.tree.map(lambda x: x[1], fits)
-    first = attach_each(model, repeat(data, len(held)), values[0], mask[0], first)
-    asimov = jax.vmap(lambda t: model.asimov(t, data))(first.theta[np.array(source)])
-    return first, attach_each(model, asimov, values[1], mask[1], second)
+    _, fits = jax.lax.scan(stage, constant((sets, start)), (constant(values), jnp.asarray(mask)))
+    first = jax.tree.map(lambda x: x[0], fits)
+    theta = theta_each(model, sets, values[0], mask[0], first)
+    # likelihoods of all fits to the data, and of those to Asimov data that are asked for
+    both = lambda x: jax.tree.map(lambda y: jnp.concatenate([y[0], y[1, : len(tests)]]), x)
+    made = asimov(theta[source[: len(tests)]])
+    sets = jax.tree.map(lambda x, y: jnp.concatenate([x, y]), sets, made)
+    nll = nll_each(model, sets, both(values), both(mask), both(fits))
+    return _Stages(theta, nll[:n], nll[n:], jnp.all(fits.converged), jnp.max(fits.gradient_norm))
 
 
-def _hypothesis_result(
-    model: AbstractModel, mu: Array, q: Array, q_asimov: Array, first: Fit, second: Fit, statistic: Statistic
-) -> HypothesisTest:
+def _hypothesis_result(model: AbstractModel, mu: Array, fits: _Stages, statistic: Statistic) -> HypothesisTest:
+    mu_hat = fits.theta[0, model.poi]
+    q = statistics(mu, mu_hat, fits.nll[0], fits.nll[1], fits.nll[2], statistic)
+    q_asimov = 2 * fits.asimov[0]
     log_sb, log_b = tails(q, q_asimov, statistic)
     return HypothesisTest(
         mu=mu,
@@ -201,23 +223,23 @@ def _hypothesis_result(
         cl_b=jnp.exp(log_b),
         q=q,
         q_asimov=q_asimov,
-        mu_hat=first.theta[0, model.poi],
-        converged=jnp.all(first.converged) & jnp.all(second.converged),
-        gradient_norm=jnp.maximum(jnp.max(first.gradient_norm), jnp.max(second.gradient_norm)),
+        mu_hat=mu_hat,
+        converged=fits.converged,
+        gradient_norm=fits.gradient_norm,
     )
 
 
-def _discovery_result(model: AbstractModel, at_zero: Array, q_asimov: Array, first: Fit, second: Fit) -> DiscoveryTest:
-    mu_hat = first.theta[0, model.poi]
-    q0 = _positive(jnp.where(mu_hat >= 0, 2 * (at_zero - first.nll[0]), 0.0))
+def _discovery_result(model: AbstractModel, fits: _Stages, at_zero: Array) -> DiscoveryTest:
+    mu_hat = fits.theta[0, model.poi]
+    q0 = _positive(jnp.where(mu_hat >= 0, 2 * (at_zero - fits.nll[0]), 0.0))
     return DiscoveryTest(
         observed=root_of_q(q0),
-        expected=root_of_q(q_asimov),
+        expected=root_of_q(2 * fits.asimov[-1]),
         p_value=jnp.exp(log_ndtr(-root_of_q(q0))),
         q0=q0,
         mu_hat=mu_hat,
-        converged=jnp.all(first.converged) & jnp.all(second.converged),
-        gradient_norm=jnp.maximum(jnp.max(first.gradient_norm), jnp.max(second.gradient_norm)),
+        converged=fits.converged,
+        gradient_norm=fits.gradient_norm,
     )
 
 

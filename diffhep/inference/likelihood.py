@@ -69,6 +69,10 @@ class AbstractModel(eqx.Module):
         """`nll` with its gradient and Hessian; a model that knows its structure does better than this."""
         return second_order(lambda x, d: self.nll(x, d), theta, data)
 
+    def gradient(self, theta: Float[Array, " parameter"], data: PyTree) -> Float[Array, " parameter"]:
+        """The gradient of `nll` with respect to `theta`."""
+        return jax.grad(self.nll)(theta, data)
+
     @abc.abstractmethod
     def asimov(self, theta: Float[Array, " parameter"], data: PyTree | None = None) -> PyTree:
         """The data set whose best fit is `theta`, main and auxiliary measurements alike.

@@ -81,7 +81,7 @@ def _upper_limit(model: AbstractModel, data: PyTree, level: Array, statistic: St
     args = (model, data, asimov, base.theta[0, poi], base.nll, level)
     # arXiv:1007.1727 eq. 89, with sigma from the Asimov data at mu = 1
     probe = search_each(model, repeat(asimov, 1), place[None], place[None] > 0)
-    sigma = jnp.maximum(1.0 / jnp.maximum(root_of_q(2 * probe.nll[0]), 1e-6), 1e-6)
+    sigma = jnp.maximum(1.0 / jnp.maximum(root_of_q(2 * probe.value[0]), 1e-6), 1e-6)
     bands = -BANDS
     guess = sigma * (ndtri(1 - (1 - level) * jnp.exp(log_ndtr(bands))) + bands)
     guess = constant(jnp.concatenate([guess[2:3] + jnp.maximum(base.theta[:1, poi], 0), guess]))

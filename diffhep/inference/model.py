@@ -183,6 +183,17 @@ class HistFactory(AbstractModel):
         counts = 0.5 * poisson_deviance(jnp.where(poisson, auxiliary, 1.0), expected)
         return jnp.where(kinds == FREE, 0.0, jnp.where(poisson, counts, gauss))
 
+    def gradient(self, theta: Float[Array, " parameter"], data: Observation) -> Float[Array, " parameter"]:
+        """The gradient of `nll`: slopes of the profiled bins, carried back through `parts`.
+
+        Compiles, when differentiated again, much faster than the gradient of the sum of logarithms.
+        """
+        (rest, scaled), back = jax.vjp(self.parts, theta)
+        found = g.solve(self.grid(data.counts), rest, scaled, self.constraints(data.gammas))
+        r = jnp.where(self.mask > 0, found.r, 0.0)
+        penalty = jax.grad(lambda x: jnp.sum(self._penalty(x, data.auxiliary)))
+        return back((r, r * found.gamma))[0] + penalty(theta)
+
     def derivatives(self, theta: Float[Array, " parameter"], data: Observation) -> tuple[Array, Array, Array]:
         """`nll` with its gradient and Hessian, from the structure of the model: every yield is a product."""
         t = self.structure

@@ -38,6 +38,7 @@ class Minimum(eqx.Module):
         steps: evaluations of objective, gradient and Hessian.
         status: 0 converged, otherwise see `reason`.
         at_bound: parameters held by a bound.
+        hessian: second derivatives of the objective at the last point evaluated, one Newton step before `theta`.
     """
 
     theta: Float[Array, " parameter"]
@@ -46,6 +47,7 @@ class Minimum(eqx.Module):
     steps: Int[Array, ""]
     status: Int[Array, ""]
     at_bound: Bool[Array, " parameter"]
+    hessian: Float[Array, "parameter parameter"]
 
     @property
     def converged(self) -> Bool[Array, ""]:
@@ -107,6 +109,7 @@ class Problem(NamedTuple):
     derivatives: Derivatives
     tolerance: float = 1e-9
     max_steps: int = 200
+    gradient: Callable[[Array, PyTree], Array] | None = None
 
 
 def search(problem: Problem, init: Array, args: PyTree, lower: Array, upper: Array) -> Minimum:
@@ -114,7 +117,8 @@ def search(problem: Problem, init: Array, args: PyTree, lower: Array, upper: Arr
     init, args, lower, upper = constant((init, args, lower, upper))
     if init.size == 0:
         none = jnp.zeros(0, bool)
-        return Minimum(init, problem.objective(init, args), jnp.zeros(()), jnp.array(0), jnp.array(CONVERGED), none)
+        value, nothing = problem.objective(init, args), jnp.zeros((0, 0))
+        return Minimum(init, value, jnp.zeros(()), jnp.array(0), jnp.array(CONVERGED), none, nothing)
     return _loop(problem, jnp.clip(init, lower, upper), args, lower, upper)
 
 
@@ -123,11 +127,23 @@ def attach(problem: Problem, found: Minimum, args: PyTree) -> Minimum:
 
     The numbers stay what they are; keeping the two apart lets many fits share one loop that is never differentiated.
     """
-    theta = found.theta
-    if theta.size:
-        theta = _implicit(args, constant(theta), found.at_bound, problem=problem)
-    value = _envelope(constant(found.value), theta, args, objective=problem.objective)
+    theta = attach_theta(problem, found, args)
+    value = attach_value(problem, found, args)
     return eqx.tree_at(lambda m: (m.theta, m.value), found, (theta, value))
+
+
+def attach_theta(problem: Problem, found: Minimum, args: PyTree) -> Array:
+    """The optimum with its derivative, that of the implicit function theorem."""
+    if not found.theta.size:
+        return found.theta
+    theta, hessian = constant((found.theta, found.hessian))
+    return _implicit(args, theta, hessian, found.at_bound, problem=problem)
+
+
+def attach_value(problem: Problem, found: Minimum, args: PyTree) -> Array:
+    """The minimum with its derivative, that of the envelope theorem."""
+    value, theta, hessian = constant((found.value, found.theta, found.hessian))
+    return _envelope(value, args, theta, hessian, found.at_bound, problem=problem)
 
 
 def constant(tree: PyTree) -> PyTree:
@@ -136,31 +152,41 @@ def constant(tree: PyTree) -> PyTree:
 
 
 @eqx.filter_custom_jvp
-def _envelope(value: Array, theta: Array, args: PyTree, *, objective: Objective) -> Array:
+def _envelope(value: Array, args: PyTree, theta: Array, hessian: Array, at_bound: Array, *, problem: Problem) -> Array:
     return value
 
 
 @_envelope.def_jvp
-def _envelope_jvp(primals: tuple, tangents: tuple, *, objective: Objective) -> tuple[Array, Array]:
-    value, theta, args = primals
-    # the tangent of theta is dropped: the gradient with respect to it vanishes at the optimum
-    *_, args_dot = tangents
-    _, value_dot = eqx.filter_jvp(lambda a: objective(theta, a), (args,), (args_dot,))
-    return _envelope(value, theta, args, objective=objective), value_dot
+def _envelope_jvp(primals: tuple, tangents: tuple, *, problem: Problem) -> tuple[Array, Array]:
+    value, args, theta, hessian, at_bound = primals
+    # theta moves with the arguments, which first derivatives do not feel, but second ones do
+    if theta.size:
+        theta = _implicit(args, theta, hessian, at_bound, problem=problem)
+    _, value_dot = eqx.filter_jvp(lambda a: problem.objective(theta, a), (args,), (tangents[1],))
+    return _envelope(value, args, *primals[2:], problem=problem), value_dot
 
 
 @eqx.filter_custom_jvp
-def _implicit(args: PyTree, theta: Array, at_bound: Array, *, problem: Problem) -> Array:
+def _implicit(args: PyTree, theta: Array, hessian: Array, at_bound: Array, *, problem: Problem) -> Array:
     return theta
 
 
 @_implicit.def_jvp
 def _implicit_jvp(primals: tuple, tangents: tuple, *, problem: Problem) -> tuple[Array, Array]:
+    args, _, hessian, at_bound = primals
     theta = _implicit(*primals, problem=problem)
-    args, _, at_bound = primals
-    _, gradient_dot = eqx.filter_jvp(lambda a: jax.grad(problem.objective)(theta, a), (args,), (tangents[0],))
-    _, _, hessian = problem.derivatives(theta, args)
-    return theta, -solve_free(hessian, gradient_dot, ~at_bound)
+    gradient = problem.gradient or jax.grad(problem.objective)
+    _, right = eqx.filter_jvp(lambda a: gradient(theta, a), (args,), (tangents[0],))
+    free = ~at_bound & (jnp.diagonal(hessian) > 0)
+
+    def operate(x: Array) -> Array:
+        moved = problem.derivatives(theta, args)[2] @ jnp.where(free, x, 0.0)
+        return jnp.where(free, moved, x)
+
+    # the system is solved with the Hessian that the search left; `operate` is only looked at by the next derivative
+    solve = lambda _, x: solve_free(hessian, x, free)
+    right = jnp.where(free, right, 0.0)
+    return theta, -jax.lax.custom_linear_solve(operate, right, solve, solve, symmetric=True)
 
 
 def solve_free(hessian: Array, right: Array, free: Bool[Array, " parameter"]) -> Array:
@@ -255,7 +281,7 @@ def _loop(problem: Problem, theta: Array, args: PyTree, lower: Array, upper: Arr
         jnp.array(0),
         jnp.array(-1),
     )
-    (x, g, ahead), _, scalars, steps, status = jax.lax.while_loop(lambda s: s[-1] == -1, body, state)
+    (x, g, ahead), h, scalars, steps, status = jax.lax.while_loop(lambda s: s[-1] == -1, body, state)
     # the next Newton step is known already, and brings the parameters from the tolerance to rounding
     x = jnp.where(status == CONVERGED, ahead, x)
-    return Minimum(x, scalars[0], scalars[1], steps, status, ~_free(x, g, lower, upper))
+    return Minimum(x, scalars[0], scalars[1], steps, status, ~_free(x, g, lower, upper), h)

@@ -86,7 +86,7 @@ def _toy_test(
     held = np.stack([0 * place, place, place]) > 0
     values = jnp.stack([0 * mu, mu, 0 * mu])[:, None] * place
     observed = search_each(model, repeat(data, 3), values, held)
-    q = statistics(mu, observed.theta[0, poi], observed.nll[0], observed.nll[1], observed.nll[2], statistic)
+    q = statistics(mu, observed.theta[0, poi], *observed.value, statistic)
 
     def run(key: PRNGKeyArray, truth: Array) -> tuple[Array, Array]:
         def batch(keys: Array) -> tuple[Array, Array]:
@@ -133,5 +133,5 @@ def toy_statistics(
     for strength in strengths:
         rows = jnp.broadcast_to(strength * place, (count, place.size))
         fits = search_each(model, data, rows, np.broadcast_to(place > 0, rows.shape), start=free.theta)
-        good, nll = good & fits.converged, [*nll, fits.nll]
-    return statistics(mu, free.theta[:, model.poi], free.nll, nll[0], nll[-1], statistic), good
+        good, nll = good & fits.converged, [*nll, fits.value]
+    return statistics(mu, free.theta[:, model.poi], free.value, nll[0], nll[-1], statistic), good
