@@ -9,9 +9,7 @@ from pydantic import Field
 
 from diffhep.design.reference_config import REFERENCE_STUDIES, StackBudgetSettings, StackSettings
 from diffhep.design.settings import SearchSettings as SearchSettings
-from diffhep.design.settings import Settings as Settings
-from diffhep.design.settings import settings_from as settings_from
-from diffhep.design.settings import units_of as units_of
+from diffhep.settings import Settings
 
 
 class SampleSettings(Settings):

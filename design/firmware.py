@@ -16,8 +16,13 @@ def store_classifier(run: RunFolder, model: QuantisedClassifier) -> None:
     run.write_json(CLASSIFIER, model.to_dict())
 
 
-def export_run(run: RunFolder, folder: str | Path, *, clock_period_ns: float = 5.0) -> dict[str, Any]:
+def export_run(run: RunFolder, folder: str | Path, **settings: Any) -> dict[str, Any]:
     """Write the hls4ml project of a run's classifier; returns its model card.
+
+    Args:
+        run: the run.
+        folder: of the new project.
+        settings: clock, part and Verilog, as of `diffhep.trigger.export`.
 
     Raises:
         ValueError: the run has not come that far, or the folder is not free.
@@ -27,7 +32,7 @@ def export_run(run: RunFolder, folder: str | Path, *, clock_period_ns: float = 5
     origin: dict[str, Any] = {"study": config["study"], "seed": config["settings"]["search"]["seed"]}
     if run.has("result.json"):
         origin["data"] = run.read_json("result.json")["data"]
-    return export(model, folder, clock_period_ns=clock_period_ns, metadata=origin)
+    return export(model, folder, metadata=origin, **settings)
 
 
 def prove(run: RunFolder, *, n: int = 100_000, seed: int = 0) -> Mapping[str, Any]:

@@ -4,7 +4,8 @@ from typing import Any
 
 from pydantic import Field
 
-from diffhep.design.settings import SearchSettings, Settings
+from diffhep.design.settings import SearchSettings
+from diffhep.settings import Settings
 from diffhep.design.tomography_config import MuonTomographySettings
 
 

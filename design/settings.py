@@ -1,17 +1,8 @@
-"""What all settings share: their base, the search for an optimum, and how values from outside are checked.
+"""What the settings of all studies share: the search for an optimum."""
 
-This module imports neither jax nor anything that does, so that the command line can print its help at once.
-"""
+from pydantic import Field
 
-from typing import Any
-
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-
-
-class Settings(BaseModel):
-    """Base of all settings: immutable, unknown keys refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+from diffhep.settings import Settings
 
 
 class SearchSettings(Settings):
@@ -24,27 +15,3 @@ class SearchSettings(Settings):
     )
     grid: int = Field(default=7, ge=0, le=41, description="points a side of the scan around the optimum [count]")
     seed: int = Field(default=1, ge=0, description="of every random number []")
-
-
-def settings_from(model: type[Settings], values: dict[str, Any], *, source: str) -> Settings:
-    """Validated settings; a ValueError with one line that names the source and the first wrong field."""
-    try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        got = "" if first["type"] in ("missing", "extra_forbidden") else f", got {first['input']!r}"
-        msg = f"{source}: {where}: {first['msg']}{got}"
-        raise ValueError(msg) from None
-
-
-def units_of(model: type[BaseModel], prefix: str = "") -> dict[str, str]:
-    """Unit of every field, by its dotted name, as its description's last bracket says."""
-    units = {}
-    for name, field in model.model_fields.items():
-        kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            units |= units_of(kind, f"{prefix}{name}.")
-        elif field.description and field.description.endswith("]"):
-            units[prefix + name] = field.description.rsplit("[", 1)[1][:-1]
-    return units

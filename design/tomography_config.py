@@ -4,7 +4,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from diffhep.design.settings import SearchSettings, Settings
+from diffhep.design.settings import SearchSettings
+from diffhep.settings import Settings
 
 Rows = tuple[tuple[float, float, float, float, float], ...]
 WIDE = 866.0  # eight panels of this width cost 6

@@ -14,7 +14,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from diffhep.design.config import STUDIES, Settings, settings_from
+from diffhep.design.config import STUDIES
+from diffhep.settings import Settings, settings_from
 
 QUIET = tyro.conf.FlagCreatePairsOff
 

@@ -8,7 +8,8 @@ import tyro
 
 from diffhep.cli.options import parse, study_options
 from diffhep.cli.terminal import print_json, progress_bar, start_jax
-from diffhep.design.config import STUDIES, settings_from
+from diffhep.design.config import STUDIES
+from diffhep.settings import settings_from
 
 
 def optimise(args: list[str]) -> int:

@@ -7,7 +7,8 @@ import annotated_types
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from diffhep.design.config import STUDIES, HiggsDiphotonSettings, settings_from, units_of
+from diffhep.design.config import STUDIES, HiggsDiphotonSettings
+from diffhep.settings import settings_from, units_of
 from diffhep.design.studies import HOMES
 
 
