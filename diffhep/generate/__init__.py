@@ -1,7 +1,14 @@
-"""Real generators behind optional extras: Pythia 8."""
+"""Real generators behind optional extras: Pythia 8, Geant4."""
 
 from diffhep.generate.candidates import Candidate as Candidate
 from diffhep.generate.candidates import photon_candidates as photon_candidates
+from diffhep.generate.geant4 import Beam as Beam
+from diffhep.generate.geant4 import CartesianCells as CartesianCells
+from diffhep.generate.geant4 import PolarCells as PolarCells
+from diffhep.generate.geant4 import SamplingCalorimeter as SamplingCalorimeter
+from diffhep.generate.geant4 import generate_showers as generate_showers
+from diffhep.generate.geant4 import simulate as simulate
+from diffhep.generate.geant4 import simulate_each as simulate_each
 from diffhep.generate.processes import PROCESSES as PROCESSES
 from diffhep.generate.processes import Run as Run
 from diffhep.generate.pythia import generate as generate

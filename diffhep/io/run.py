@@ -4,6 +4,7 @@ Every file is written under a temporary name and renamed, so that a killed run l
 are stored with `equinox.tree_serialise_leaves` (NumPy's format, exact), never pickled.
 """
 
+import contextlib
 import json
 import os
 import time
@@ -93,6 +94,11 @@ class RunFolder:
         with self.replacing(name) as file:
             file.write_text(json.dumps(plain(content), indent=1, allow_nan=False) + "\n")
 
+    def write_bytes(self, name: str, content: bytes) -> None:
+        """Write a file, an image for example."""
+        with self.replacing(name) as file:
+            file.write_bytes(content)
+
     def read_json(self, name: str) -> Any:
         """Read a JSON file; a ValueError that names it if it is missing or broken."""
         file = self.path / name
@@ -106,6 +112,16 @@ class RunFolder:
         line = json.dumps(plain({"time": round(time.time(), 3), **record}))
         with (self.path / METRICS).open("a") as file:
             file.write(line + "\n")
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Every line of the metrics so far; a line that a kill cut short is left out."""
+        if not self.has(METRICS):
+            return []
+        found = []
+        for line in (self.path / METRICS).read_text().splitlines():
+            with contextlib.suppress(json.JSONDecodeError):
+                found.append(json.loads(line))
+        return found
 
     def save_tree(self, name: str, tree: PyTree) -> None:
         """Store the arrays of a pytree, exactly; arrays of objects, which NumPy would pickle, are refused."""

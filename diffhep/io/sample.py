@@ -224,7 +224,7 @@ def write_sample(
         "crossSectionError": np.array([cross_section_error], np.float64),
         "luminosity": np.array([sum_of_weights**2 / squared / cross_section], np.float64),
     }
-    with _atomic(path) as temporary, uproot.recreate(temporary, compression=uproot.LZMA(9)) as file:
+    with atomic(path) as temporary, uproot.recreate(temporary, compression=uproot.LZMA(9)) as file:
         file.mktree("Events", {name: _branch_type(array) for name, array in branches.items()}).extend(branches)
         file.mktree("Runs", {name: array.dtype for name, array in runs.items()}).extend(runs)
         file["metadata"] = json.dumps(dict(metadata or {}), sort_keys=True)
@@ -277,7 +277,7 @@ def _read_production(path: Path) -> tuple[dict[str, float], dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def _atomic(path: Path) -> Iterator[Path]:
+def atomic(path: Path) -> Iterator[Path]:
     """A temporary name beside the target, renamed on success and removed otherwise."""
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     os.close(handle)
