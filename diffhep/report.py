@@ -54,8 +54,7 @@ def write_report(run: RunFolder) -> Path:
     text = page(result, proof, fixed_point_formats(run), images)
     for name in NAMES:
         if name in images:
-            with run.replacing(f"{FOLDER}/{name}.png") as file:
-                file.write_bytes(images[name])
+            run.write_bytes(f"{FOLDER}/{name}.png", images[name])
         else:
             # of an earlier report
             (run.path / FOLDER / f"{name}.png").unlink(missing_ok=True)

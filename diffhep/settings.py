@@ -3,7 +3,7 @@
 This module imports neither jax nor anything that does, so that the command line can print its help at once.
 """
 
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -14,7 +14,10 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-def settings_from(model: type[Settings], values: dict[str, Any], *, source: str) -> Settings:
+Model = TypeVar("Model", bound=Settings)
+
+
+def settings_from(model: type[Model], values: dict[str, Any], *, source: str) -> Model:
     """Validated settings; a ValueError with one line that names the source and the first wrong field."""
     try:
         return model.model_validate(values)

@@ -1,1 +1,37 @@
-"""Learned stand-ins for simulation. Nothing is here yet: the response of `diffhep.detector` is parametrised."""
+"""Learned stand-ins for full simulation, conditioned on the geometry and differentiable in it.
+
+`fit_surrogate` trains one on Geant4 showers, `validate` compares it with others, `load_surrogate` reads it back:
+
+>>> surrogate = load_surrogate("runs/surrogate")  # doctest: +SKIP
+>>> x = Incidence(energy=2.0, angle=0.0, absorber=jnp.full(30, 4.0), active=jnp.full(30, 5.0))  # doctest: +SKIP
+>>> surrogate.sample(x, key=jr.key(0))  # doctest: +SKIP
+"""
+
+from diffhep.surrogates.card import load_surrogate as load_surrogate
+from diffhep.surrogates.card import save_surrogate as save_surrogate
+from diffhep.surrogates.card import shipped_surrogate as shipped_surrogate
+from diffhep.surrogates.classifier import OURS as OURS
+from diffhep.surrogates.classifier import PUBLISHED as PUBLISHED
+from diffhep.surrogates.classifier import ClassifierSettings as ClassifierSettings
+from diffhep.surrogates.classifier import classifier_auc as classifier_auc
+from diffhep.surrogates.config import SurrogateSettings as SurrogateSettings
+from diffhep.surrogates.domain import Domain as Domain
+from diffhep.surrogates.fitting import fit_surrogate as fit_surrogate
+from diffhep.surrogates.generator import AbstractDensity as AbstractDensity
+from diffhep.surrogates.generator import AbstractGenerator as AbstractGenerator
+from diffhep.surrogates.gflash import GflashSurrogate as GflashSurrogate
+from diffhep.surrogates.metrics import auc as auc
+from diffhep.surrogates.metrics import frechet_distance as frechet_distance
+from diffhep.surrogates.metrics import frechet_physics_distance as frechet_physics_distance
+from diffhep.surrogates.metrics import kernel_physics_distance as kernel_physics_distance
+from diffhep.surrogates.metrics import separation_power as separation_power
+from diffhep.surrogates.metrics import wasserstein as wasserstein
+from diffhep.surrogates.stack import Incidence as Incidence
+from diffhep.surrogates.stack import Stack as Stack
+from diffhep.surrogates.stack import incidence_of as incidence_of
+from diffhep.surrogates.stack import stack_of as stack_of
+from diffhep.surrogates.surrogate import AbstractSurrogate as AbstractSurrogate
+from diffhep.surrogates.surrogate import LayerSurrogate as LayerSurrogate
+from diffhep.surrogates.validation import response_gradient as response_gradient
+from diffhep.surrogates.validation import sample_like as sample_like
+from diffhep.surrogates.validation import validate as validate

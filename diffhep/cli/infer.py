@@ -328,8 +328,7 @@ def write(options: Any, workspace: "Workspace", analysis: "Analysis", result: di
     run = RunFolder.create(options.output, {"verb": "infer", **config})
     workspace.write(run.path / "workspace.json")
     for name, image in images.items():
-        with run.replacing(f"figures/{name}.png") as file:
-            file.write_bytes(image)
+        run.write_bytes(f"figures/{name}.png", image)
     run.write_json("result.json", result)
 
 

@@ -1,0 +1,170 @@
+"""The verbs of surrogates: surrogate train, validate, sample."""
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from diffhep.cli.options import choose, parse, take_config
+from diffhep.cli.terminal import print_json, progress_bar, start_jax
+from diffhep.settings import settings_from
+from diffhep.surrogates.config import SurrogateSettings
+
+
+def surrogate(args: list[str]) -> int:
+    """Learned stand-ins for full simulation."""
+    actions = {"train": train, "validate": validate, "sample": sample}
+    if args and args[0] in ("-h", "--help"):
+        print("usage: diffhep surrogate ACTION [options]\n")
+        for name, function in actions.items():
+            print(f"  {name:9s} {(function.__doc__ or '').splitlines()[0]}")
+        print("\noptions of one action: diffhep surrogate train --help")
+        return 0
+    action = choose(args[0] if args else "", tuple(actions), "surrogate action")
+    return actions[action](args[1:])
+
+
+def train(args: list[str]) -> int:
+    """Train a surrogate of a sampling calorimeter on Geant4 showers: diffhep surrogate train [CONFIG.toml] -o DIR."""
+    # the configuration may stand first, as a word of its own
+    if args and not args[0].startswith("-"):
+        args = ["--config", *args]
+    rest, base = take_config(args, SurrogateSettings)
+    settings_option = (
+        "settings",
+        Annotated[SurrogateSettings, tyro.conf.arg(name="")],
+        dataclasses.field(default_factory=lambda: base),
+    )
+    config_option = ("config", Annotated[Path | None, tyro.conf.arg(help="TOML file of settings")], None)
+    options = parse(
+        "diffhep surrogate train",
+        rest,
+        extra=(settings_option, config_option),
+        output=(Path, tyro.MISSING, "run folder", ("-o",)),
+        resume=(bool, False, "go on with a killed training in the same folder", ()),
+    )
+    settings = options.settings
+    start_jax()
+    from diffhep.io import RunFolder, join, read_showers, shipped_showers
+    from diffhep.surrogate_figures import draw_training
+    from diffhep.surrogates import fit_surrogate, save_surrogate
+
+    if options.resume:
+        run = RunFolder.open(options.output)
+        stored = settings_from(
+            SurrogateSettings, run.config().get("settings", {}), source=str(run.path / "config.toml")
+        )
+        if settings not in (stored, SurrogateSettings()):
+            msg = f"{run.path}: the training was started with other settings; resume it without overrides"
+            raise ValueError(msg)
+        settings = stored
+    else:
+        RunFolder(options.output).check_free()
+    showers = join([read_showers(file) for file in settings.data or (shipped_showers(),)])
+    if not options.resume:
+        run = RunFolder.create(options.output, {"settings": settings.model_dump(mode="json")})
+    began = time.process_time()
+    with progress_bar() as progress:
+        trained = fit_surrogate(settings, showers, run=run, progress=progress)
+    card = save_surrogate(run, trained, settings, showers, time.process_time() - began)
+    run.write_bytes("figures/training.png", draw_training(run.metrics()))
+    if options.json:
+        print_json({"folder": str(run.path), "card": card})
+    else:
+        print(f"{run.path}: {settings.network.kind}, {showers.size} showers, {card['training_seconds']:.0f} s of CPU")
+        print(f"judge it with: diffhep surrogate validate {run.path} --data FILE")
+    return 0
+
+
+def validate(args: list[str]) -> int:
+    """A surrogate against full simulation that it has not seen."""
+    options = parse(
+        "diffhep surrogate validate",
+        args,
+        folder=(Path, tyro.MISSING, "folder of the trained surrogate", None),
+        data=(Path, tyro.MISSING, "file of showers", ()),
+        seed=(int, 0, "of the surrogate's showers", ()),
+    )
+    start_jax()
+    import jax.random as jr
+
+    from diffhep.io import RunFolder, read_showers
+    from diffhep.surrogate_figures import draw_comparison
+    from diffhep.surrogates import load_surrogate, sample_like
+    from diffhep.surrogates import validate as compare
+
+    trained, showers = load_surrogate(options.folder), read_showers(options.data)
+    with progress_bar() as progress:
+        found = compare(trained, showers, key=jr.key(options.seed), progress=progress)
+    run = RunFolder.open(options.folder)
+    run.write_json("validation.json", {"data": str(options.data), **found})
+    made = sample_like(trained, showers, jr.key(options.seed))
+    for name, image in draw_comparison(showers.active_energy, made, showers.energy).items():
+        run.write_bytes(f"figures/{name}.png", image)
+    if options.json:
+        print_json(found)
+    else:
+        print_validation(found)
+    return 0
+
+
+def sample(args: list[str]) -> int:
+    """Showers from a surrogate, for the particles and stacks of a file, as a file of the same kind."""
+    options = parse(
+        "diffhep surrogate sample",
+        args,
+        folder=(Path, tyro.MISSING, "folder of the trained surrogate", None),
+        like=(Path, tyro.MISSING, "file of showers whose energies, angles and thicknesses are used", ()),
+        output=(Path, tyro.MISSING, "the new file, .npz or .root", ("-o",)),
+        seed=(int, 0, "of the random numbers", ()),
+        extrapolate=(bool, False, "allow stacks and particles outside the trained domain", ()),
+    )
+    start_jax()
+    import jax.random as jr
+
+    from diffhep.io import read_showers, write_showers
+    from diffhep.surrogates import load_surrogate, sample_like
+    from diffhep.surrogates.validation import check_stack, outside
+
+    trained, showers = load_surrogate(options.folder), read_showers(options.like)
+    check_stack(trained, showers)
+    beyond = outside(trained, showers)
+    if beyond.any() and not options.extrapolate:
+        msg = (
+            f"{options.like}: {int(beyond.sum())} of {showers.size} showers are outside the trained domain, the first "
+            f"is number {int(beyond.argmax())}; --extrapolate samples them all the same"
+        )
+        raise ValueError(msg)
+    made = sample_like(trained, showers, jr.key(options.seed))
+    config = {**showers.config, "made_by": {"surrogate": str(options.folder), "seed": options.seed}}
+    new = dataclasses.replace(showers, active_energy=made, absorber_energy=None, cells=None, config=config)
+    path = write_showers(options.output, new)
+    out = {"file": str(path), "showers": new.size, "outside_domain": int(beyond.sum())}
+    if options.json:
+        print_json(out)
+    else:
+        print(f"{path}: {new.size} showers, {out['outside_domain']} of them outside the trained domain")
+    return 0
+
+
+def print_validation(found: dict[str, Any]) -> None:
+    """What a person wants to know about a surrogate."""
+    area, stacks = found["auc"], found["stacks"]
+    print(f"{found['showers']} showers, {100 * found['in_domain']:.1f} % inside the trained domain")
+    print(
+        f"classifier AUC: high {area['high']:.3f}, low {area['low']:.3f}, with the stack {area['high_with_stack']:.3f}"
+    )
+    for name in ("fpd", "kpd"):
+        value, error, floor = (1e3 * x for x in (*found[name].values(), found[f"{name}_floor"]["value"]))
+        print(f"{name.upper()} x 1000: {value:.3g} +- {error:.2g} (two samples of Geant4: {floor:.3g})")
+    if not stacks["count"]:
+        return
+    print(f"{stacks['count']} stacks of {stacks['showers_each']} showers: median AUC {stacks['auc_median']:.3f}")
+    for name in ("response", "resolution"):
+        bias = {key: 100 * value for key, value in stacks[name].items()}
+        print(
+            f"  {name}: {bias['mean']:+.2f} +- {bias['stderr']:.2f} % on average; median |deviation| "
+            f"{bias['median_absolute']:.2f} %, from statistics alone {bias['expected_median_absolute']:.2f} %"
+        )

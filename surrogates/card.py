@@ -1,0 +1,106 @@
+"""A trained surrogate in its run folder: the weights, and a card that says what it is, from what and how good."""
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import platform
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+
+from diffhep.io.run import RunFolder
+from diffhep.io.showers import Showers
+from diffhep.settings import settings_from
+from diffhep.surrogates.config import SurrogateSettings
+from diffhep.surrogates.domain import Domain
+from diffhep.surrogates.stack import Stack
+from diffhep.surrogates.surrogate import LayerSurrogate, empty_surrogate
+
+WEIGHTS, CARD = "surrogate.eqx", "card.json"
+SHIPPED = Path(__file__).parent / "shipped"
+PACKAGES = ("diffhep", "jax", "equinox", "optax", "diffrax", "flowjax")
+
+
+def save_surrogate(
+    run: RunFolder, surrogate: LayerSurrogate, settings: SurrogateSettings, showers: Showers, seconds: float
+) -> dict[str, Any]:
+    """Write weights and card; returns the card."""
+    run.save_tree(WEIGHTS, surrogate)
+    domain = surrogate.domain
+    card = {
+        "what": "energies in the active layers of a sampling calorimeter, conditioned on energy, angle and thicknesses",
+        "settings": settings.model_dump(mode="json"),
+        "stack": {field.name: getattr(surrogate.stack, field.name) for field in dataclasses.fields(surrogate.stack)},
+        "domain": {
+            name: {"low": float(low), "high": float(high), "unit": unit}
+            for name, unit, low, high in zip(
+                ("energy", "angle", "absorber", "active"),
+                ("GeV", "rad", "mm", "mm"),
+                domain.low,
+                domain.high,
+                strict=True,
+            )
+        },
+        "data": {
+            "files": [file.name for file in settings.data] or ["the shipped sample"],
+            "showers": showers.size,
+            "sha256": digest(showers),
+            "made_by": dict(showers.config),
+        },
+        "weights": {"sha256": hashlib.sha256((run.path / WEIGHTS).read_bytes()).hexdigest()},
+        "training_seconds": round(seconds, 1),
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES}
+        | {"python": platform.python_version()},
+    }
+    run.write_json(CARD, card)
+    return card
+
+
+def load_surrogate(folder: str | Path) -> LayerSurrogate:
+    """A trained surrogate.
+
+    Raises:
+        ValueError: no surrogate in the folder, or weights that are not those of its card.
+
+    >>> load_surrogate("runs/surrogate").stack.layers  # doctest: +SKIP
+    30
+    """
+    run = RunFolder.open(folder)
+    card = run.read_json(CARD)
+    try:
+        settings = settings_from(SurrogateSettings, card["settings"], source=str(run.path / CARD))
+        stack = Stack(**card["stack"])
+        digest = card["weights"]["sha256"]
+    except (KeyError, TypeError) as error:
+        msg = f"{run.path / CARD}: not the card of a surrogate ({error})"
+        raise ValueError(msg) from None
+    weights = run.path / WEIGHTS
+    if not weights.is_file():
+        msg = f"{weights}: missing"
+        raise ValueError(msg)
+    if hashlib.sha256(weights.read_bytes()).hexdigest() != digest:
+        msg = f"{weights}: not the weights that {CARD} describes (truncated or replaced)"
+        raise ValueError(msg)
+    like = empty_surrogate(settings, stack)
+    return run.load_tree(WEIGHTS, eqx.tree_at(lambda s: s.domain, like, _domain_of(card)))
+
+
+def _domain_of(card: dict[str, Any]) -> Domain:
+    ends = [[part[end] for part in card["domain"].values()] for end in ("low", "high")]
+    return Domain(*(jnp.asarray(end, jnp.float32) for end in ends))
+
+
+def shipped_surrogate() -> LayerSurrogate:
+    """The surrogate that comes with the package: electrons in 30 layers of lead and scintillator."""
+    return load_surrogate(SHIPPED)
+
+
+def digest(showers: Showers) -> str:
+    """A hash of the numbers of showers, whatever file they are in."""
+    found = hashlib.sha256()
+    for name, array in sorted(showers.arrays().items()):
+        found.update(name.encode())
+        found.update(array.astype("<f8").tobytes())
+    return found.hexdigest()

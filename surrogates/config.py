@@ -1,0 +1,49 @@
+"""Settings of a training: a TOML file, every constant of which can be overridden from the command line."""
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from diffhep.settings import Settings
+
+Kind = Literal["flow-matching", "one-step", "normalising-flow", "gan", "vae"]
+
+
+class NetworkSettings(Settings):
+    """The generative network."""
+
+    kind: Kind = Field(default="one-step", description="one-step is a student of flow-matching, trained after it")
+    width: int = Field(default=256, ge=1, description="of the hidden layers [count]")
+    depth: int = Field(default=3, ge=1, description="hidden layers, or coupling layers of a normalising flow [count]")
+    moments: int = Field(default=64, ge=1, description="width of the networks for mean and resolution [count]")
+
+
+class ScheduleSettings(Settings):
+    """How long is trained."""
+
+    moments: int = Field(default=4000, ge=1, description="steps of the networks for mean and resolution [count]")
+    generator: int = Field(default=8000, ge=1, description="steps of the generative network [count]")
+    student: int = Field(default=6000, ge=1, description="steps of the one-step student [count]")
+    batch: int = Field(default=512, ge=1, description="showers a step, each in a stack of its own [count]")
+    rate: float = Field(default=1e-3, gt=0, description="largest step size of Adam []")
+    held_out: float = Field(default=0.1, gt=0, lt=1, description="share of the showers for the validation curve []")
+    checkpoint: int = Field(default=1000, ge=1, description="steps between checkpoints; divides the others [count]")
+    seed: int = Field(default=0, ge=0, description="of every random number []")
+
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
+        for name in ("moments", "generator", "student"):
+            if getattr(self, name) % self.checkpoint:
+                msg = f"{name} ({getattr(self, name)}) must be a multiple of checkpoint ({self.checkpoint})"
+                raise ValueError(msg)
+        return self
+
+
+class SurrogateSettings(Settings):
+    """A surrogate of the layer energies of a sampling calorimeter."""
+
+    data: tuple[Path, ...] = Field(default=(), description="files of showers; the shipped sample if none is named")
+    threshold: float = Field(default=1e-5, gt=0, description="energy below which a layer counts as empty [GeV]")
+    network: NetworkSettings = NetworkSettings()
+    schedule: ScheduleSettings = ScheduleSettings()

@@ -1,0 +1,182 @@
+"""From showers to a surrogate: first mean and width, then the generative network, then perhaps its student.
+
+Every phase saves its state with orbax; a training that was killed goes on from there and ends bit for bit the same.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+
+from diffhep.io.run import RunFolder
+from diffhep.io.showers import Showers
+from diffhep.surrogates.checkpoints import Checkpoints
+from diffhep.surrogates.config import SurrogateSettings
+from diffhep.surrogates.coordinates import fill_empty, to_coordinates
+from diffhep.surrogates.domain import domain_of
+from diffhep.surrogates.flow_matching import FlowMatching, OneStep
+from diffhep.surrogates.generator import AbstractGenerator, context_of
+from diffhep.surrogates.moments import Moments, surprise
+from diffhep.surrogates.stack import Guess, Incidence, Stack, guess, incidence_of, stack_of
+from diffhep.surrogates.surrogate import LayerSurrogate, empty_surrogate
+from diffhep.surrogates.training import Training
+
+Progress = Callable[[str, float], None]
+MINIMUM = 200  # showers
+VISIBLE = 0.3  # extra weight of the visible energy in a student's loss; a coordinate alone has 1/30
+LESSONS = 40_000  # paths of the teacher that the student learns from, if there are fewer showers
+
+
+class Batch(NamedTuple):
+    """Showers that are trained on, with what is known of their stacks; worked out once, single precision."""
+
+    x: Incidence
+    seen: Guess
+    layers: Float[Array, "shower layer"]
+
+
+class Whitened(NamedTuple):
+    """What a generative network is trained on: contexts, and coordinates with mean and width taken out."""
+
+    context: Float[Array, "shower context"]
+    real: Float[Array, "shower layer"]
+
+
+def fit_surrogate(
+    settings: SurrogateSettings,
+    showers: Showers,
+    *,
+    run: RunFolder | None = None,
+    progress: Progress | None = None,
+) -> LayerSurrogate:
+    """Train a surrogate.
+
+    Args:
+        settings: the training.
+        showers: what it is trained on; a share of them is held out for the validation curve.
+        run: where checkpoints and the curve go; a run that was killed goes on. None keeps everything in memory.
+        progress: called with phase and fraction done.
+
+    Raises:
+        ValueError: too few showers, several kinds of particle, layers read out together, a broken checkpoint.
+    """
+    if showers.size < MINIMUM:
+        msg = f"showers: at least {MINIMUM} are wanted to train on, got {showers.size}"
+        raise ValueError(msg)
+    untrained = empty_surrogate(settings, stack_of(showers, settings.threshold), domain_of(showers))
+    stack, schedule = untrained.stack, settings.schedule
+    key = jr.key(schedule.seed)
+    order = np.random.default_rng(schedule.seed).permutation(showers.size)
+    kept = showers.size - max(1, round(schedule.held_out * showers.size))
+    parts = [observe(stack, showers[np.sort(rows)]) for rows in (order[:kept], order[kept:])]
+    phase = _Phases(settings, run, progress)
+
+    def moments_loss(moments: Moments, batch: Batch, key: PRNGKeyArray) -> Array:
+        z = coordinates(stack, batch, key)
+        return jnp.mean(surprise(moments, batch.x, batch.seen, z))
+
+    moments = phase.train("moments", untrained.moments, moments_loss, parts, schedule.moments, jr.fold_in(key, 1))
+    white = [whiten(moments, part, coordinates(stack, part, jr.fold_in(key, 2))) for part in parts]
+
+    def generator_loss(generator: AbstractGenerator, batch: Whitened, key: PRNGKeyArray) -> Array:
+        keys = jr.split(key, batch.real.shape[0])
+        return jnp.mean(jax.vmap(lambda r, c, k: generator.loss(r, c, key=k))(batch.real, batch.context, keys))
+
+    generator = untrained.generator
+    if not isinstance(generator, OneStep):
+        steps = schedule.generator
+        generator = phase.train("generator", generator, generator_loss, white, steps, jr.fold_in(key, 3))
+        return LayerSurrogate(stack, moments, generator, untrained.domain)
+    network = settings.network
+    teacher = FlowMatching(stack.layers, width=network.width, depth=network.depth, key=jr.fold_in(key, 4))
+    teacher = phase.train("generator", teacher, generator_loss, white, schedule.generator, jr.fold_in(key, 3))
+    lessons = [_lessons(teacher, part, jr.fold_in(key, 5 + i)) for i, part in enumerate(white)]
+    generator = phase.train("student", generator, _student_loss, lessons, schedule.student, jr.fold_in(key, 7))
+    return LayerSurrogate(stack, moments, generator, untrained.domain)
+
+
+class Lesson(NamedTuple):
+    """Where a teacher's path starts and ends."""
+
+    context: Float[Array, "shower context"]
+    noise: Float[Array, "shower layer"]
+    end: Float[Array, "shower layer"]
+
+
+def _student_loss(student: OneStep, batch: Lesson, key: PRNGKeyArray) -> Array:
+    del key
+    # the first coordinate is the visible energy: a student that misses there spoils the resolution
+    made = jax.vmap(student.sample)(batch.noise, batch.context)
+    miss = jnp.mean((made - batch.end) ** 2, axis=0)
+    return jnp.mean(miss) + VISIBLE * miss[0]
+
+
+def _lessons(teacher: FlowMatching, part: Whitened, key: PRNGKeyArray) -> Lesson:
+    """Paths of the teacher, at least one for each context."""
+    copies = max(1, LESSONS // part.real.shape[0])
+    make = jax.jit(lambda noise, context: jax.lax.map(lambda a: teacher.sample(*a), (noise, context), batch_size=512))
+    context = jnp.concatenate([part.context] * copies)
+    noise = jr.normal(key, (context.shape[0], part.real.shape[1]), jnp.float32)
+    return Lesson(context, noise, make(noise, context))
+
+
+def coordinates(stack: Stack, batch: Batch, key: PRNGKeyArray) -> Float[Array, "shower layer"]:
+    """Coordinates of showers, empty layers filled with the random numbers of a key."""
+    return to_coordinates(fill_empty(batch.layers, stack.threshold, key), batch.x.energy)
+
+
+@eqx.filter_jit
+def whiten(moments: Moments, batch: Batch, z: Float[Array, "shower layer"]) -> Whitened:
+    """Contexts and whitened coordinates of showers."""
+    mean, sigma = moments(batch.x, batch.seen)
+    return Whitened(context_of(batch.seen), (z - mean) / sigma)
+
+
+def observe(stack: Stack, showers: Showers) -> Batch:
+    """Showers ready to be trained on."""
+    x = incidence_of(showers, jnp.float32)
+    seen = jax.tree.map(lambda v: v.astype(jnp.float32), jax.jit(guess)(stack, x))
+    return Batch(x, seen, jnp.asarray(showers.active_energy, jnp.float32))
+
+
+class _Phases:
+    """Runs the phases of a training, with checkpoints and a validation curve if there is a folder for them."""
+
+    def __init__(self, settings: SurrogateSettings, run: RunFolder | None, progress: Progress | None):
+        self.settings, self.run = settings.schedule, run
+        self.progress = progress or (lambda phase, done: None)
+
+    def train(self, name: str, model: Any, loss: Callable, data: list, steps: int, key: PRNGKeyArray) -> PyTree:
+        """The trained model of one phase."""
+        s = self.settings
+        training = Training(
+            model,
+            loss,
+            steps=steps,
+            chunk=min(s.checkpoint, 250) if s.checkpoint % 250 == 0 else s.checkpoint,
+            batch=min(s.batch, jax.tree.leaves(data[0])[0].shape[0]),
+            rate=s.rate,
+            key=key,
+        )
+        state = training.start()
+        checkpoints = Checkpoints(self.run.path / "checkpoints" / name) if self.run else None
+        if checkpoints:
+            state = checkpoints.latest(state)
+        self.progress(name, int(state.step) / steps)
+        while int(state.step) < steps:
+            state, value = training.advance(state, data[0])
+            step = int(state.step)
+            self.progress(name, step / steps)
+            if self.run and checkpoints and step % s.checkpoint == 0:
+                held_out = training.validate(state, data[1], jr.fold_in(key, steps))
+                if not np.isfinite(held_out):
+                    msg = f"{name}: the loss is {held_out} after {step} steps; a smaller schedule.rate may help"
+                    raise ValueError(msg)
+                self.run.log({"phase": name, "step": step, "loss": value, "held_out": held_out})
+                checkpoints.save(step, state)
+        return training.model(state)
