@@ -44,12 +44,12 @@ bench: $(VENV)/.ok $(PEERS:=/.ok) ## benchmarks: ratios to named peers, one pinn
 wheel: $(VENV)/.ok               ## build the sdist and the wheel from it, into dist/
 	$(BIN)/python -m build --no-isolation --outdir dist .
 
-samples: $(VENV)/.ok             ## make the shipped samples again with Pythia 8 (recorded seeds, about an hour)
+samples: $(VENV)/.ok             ## make the shipped samples again with Pythia 8 and Geant4 (recorded seeds, about an hour)
 	$(BIN)/python -m diffhep.generate.shipped
 
 lock: $(VENV)/.ok                ## rewrite requirements.lock after a change in pyproject.toml
 	$(BIN)/uv pip compile -q --universal --no-emit-index-url --no-emit-find-links --no-header --no-annotate \
-	    --python-version 3.11 --group dev --extra pythia pyproject.toml -o requirements.lock >/dev/null
+	    --python-version 3.11 --group dev --extra pythia --extra geant4 --extra fpga pyproject.toml -o requirements.lock >/dev/null
 
 clean:                           ## remove .venv and everything that was built
 	rm -rf $(VENV) $(PEERS) dist .pytest_cache .ruff_cache .hypothesis

@@ -1,12 +1,13 @@
 """Configuration of the reference problems: every constant, its default, its unit."""
 
+from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
 from diffhep.design.settings import SearchSettings
-from diffhep.settings import Settings
 from diffhep.design.tomography_config import MuonTomographySettings
+from diffhep.settings import Settings
 
 
 class StackSettings(Settings):
@@ -63,6 +64,42 @@ class EcalResolutionSettings(Settings):
     calorimeter: EcalStackSettings = EcalStackSettings()
     budget: EcalBudgetSettings = EcalBudgetSettings()
     search: EcalSearchSettings = EcalSearchSettings()
+
+
+class LayersSettings(Settings):
+    """A stack of groups of layers, simulated by a surrogate of Geant4."""
+
+    surrogate: Path | None = Field(default=None, description="folder of a trained surrogate; the shipped one if none")
+    groups: int = Field(default=10, ge=1, description="of layers that are alike; divides the surrogate's [count]")
+    absorber: float = Field(default=4.0, gt=0, description="initial absorber thickness of a layer [mm]")
+    active: float = Field(default=4.0, gt=0, description="initial active thickness of a layer [mm]")
+    energies: tuple[float, ...] = Field(default=(1, 2, 4), min_length=1, description="of the electrons [GeV]")
+    showers: int = Field(default=500, ge=50, description="of each energy that the design is made with [count]")
+    geant4: int = Field(
+        default=0, ge=0, description="Geant4 showers of each energy that judge a design; 0 for the surrogate's [count]"
+    )
+    processes: int = Field(default=1, ge=1, description="of Geant4 at once [count]")
+
+
+class LayersBudgetSettings(StackBudgetSettings):
+    """What the calorimeter may use up."""
+
+    cost: float = Field(default=40, gt=0, description="cost of the calorimeter [cost unit]")
+
+
+class LayersSearchSettings(SearchSettings):
+    """How the optimum is looked for."""
+
+    pareto: int = Field(default=4, ge=0, le=64, description="points of the front against a budget [count]")
+    grid: int = Field(default=0, ge=0, le=41, description="points a side of the scan around the optimum [count]")
+
+
+class EcalLayersSettings(Settings):
+    """Thicknesses of a sampling calorimeter, layer by layer, with a learned surrogate of Geant4."""
+
+    calorimeter: LayersSettings = LayersSettings()
+    budget: LayersBudgetSettings = LayersBudgetSettings()
+    search: LayersSearchSettings = LayersSearchSettings()
 
 
 class MenuSettings(Settings):
@@ -217,6 +254,7 @@ class BeampipeBtagSettings(Settings):
 
 REFERENCE_STUDIES: dict[str, type[Settings]] = {
     "ecal-resolution": EcalResolutionSettings,
+    "ecal-layers": EcalLayersSettings,
     "tracker-momentum": TrackerMomentumSettings,
     "tracker-impact": TrackerImpactSettings,
     "beampipe-btag": BeampipeBtagSettings,

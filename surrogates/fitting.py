@@ -28,6 +28,7 @@ from diffhep.surrogates.training import Training
 
 Progress = Callable[[str, float], None]
 MINIMUM = 200  # showers
+CALIBRATION = 40_000  # showers that mean and width are matched with, at most
 VISIBLE = 0.3  # extra weight of the visible energy in a student's loss; a coordinate alone has 1/30
 LESSONS = 40_000  # paths of the teacher that the student learns from, if there are fewer showers
 
@@ -91,13 +92,33 @@ def fit_surrogate(
     if not isinstance(generator, OneStep):
         steps = schedule.generator
         generator = phase.train("generator", generator, generator_loss, white, steps, jr.fold_in(key, 3))
-        return LayerSurrogate(stack, moments, generator, untrained.domain)
+        return calibrated(eqx.tree_at(parts_of, untrained, (moments, generator)), white[0], jr.fold_in(key, 8))
     network = settings.network
     teacher = FlowMatching(stack.layers, width=network.width, depth=network.depth, key=jr.fold_in(key, 4))
     teacher = phase.train("generator", teacher, generator_loss, white, schedule.generator, jr.fold_in(key, 3))
     lessons = [_lessons(teacher, part, jr.fold_in(key, 5 + i)) for i, part in enumerate(white)]
     generator = phase.train("student", generator, _student_loss, lessons, schedule.student, jr.fold_in(key, 7))
-    return LayerSurrogate(stack, moments, generator, untrained.domain)
+    return calibrated(eqx.tree_at(parts_of, untrained, (moments, generator)), white[0], jr.fold_in(key, 8))
+
+
+def parts_of(surrogate: LayerSurrogate) -> tuple[Moments, AbstractGenerator]:
+    """What is trained of a surrogate."""
+    return surrogate.moments, surrogate.generator
+
+
+def calibrated(surrogate: LayerSurrogate, white: Whitened, key: PRNGKeyArray) -> LayerSurrogate:
+    """The surrogate with mean and width of every coordinate matched to those of the showers it was trained on."""
+    contexts = white.context[:CALIBRATION]
+    noise = jr.normal(key, (contexts.shape[0], surrogate.noise_size), jnp.float32)
+    made = _sample_all(surrogate.generator, noise, contexts)
+    scale = jnp.std(white.real, axis=0) / jnp.std(made, axis=0)
+    shift = jnp.mean(white.real, axis=0) - scale * jnp.mean(made, axis=0)
+    return eqx.tree_at(lambda s: (s.shift, s.scale), surrogate, (shift, scale))
+
+
+@eqx.filter_jit
+def _sample_all(generator: AbstractGenerator, noise: Array, context: Array) -> Array:
+    return jax.lax.map(lambda a: generator.sample(*a), (noise, context), batch_size=512)
 
 
 class Lesson(NamedTuple):
@@ -119,10 +140,9 @@ def _student_loss(student: OneStep, batch: Lesson, key: PRNGKeyArray) -> Array:
 def _lessons(teacher: FlowMatching, part: Whitened, key: PRNGKeyArray) -> Lesson:
     """Paths of the teacher, at least one for each context."""
     copies = max(1, LESSONS // part.real.shape[0])
-    make = jax.jit(lambda noise, context: jax.lax.map(lambda a: teacher.sample(*a), (noise, context), batch_size=512))
     context = jnp.concatenate([part.context] * copies)
     noise = jr.normal(key, (context.shape[0], part.real.shape[1]), jnp.float32)
-    return Lesson(context, noise, make(noise, context))
+    return Lesson(context, noise, _sample_all(teacher, noise, context))
 
 
 def coordinates(stack: Stack, batch: Batch, key: PRNGKeyArray) -> Float[Array, "shower layer"]:

@@ -82,12 +82,16 @@ class LayerSurrogate(AbstractSurrogate):
         moments: mean and width of the coordinates.
         generator: what is left of them.
         domain: where the training showers lie.
+        shift: mean of the training showers' whitened coordinates that the generator misses.
+        scale: ratio of their widths to the generator's; a student's are a per cent or two too narrow.
     """
 
     stack: Stack
     moments: Moments
     generator: AbstractGenerator
     domain: Domain
+    shift: Float[Array, " layer"]
+    scale: Float[Array, " layer"]
 
     @property
     def noise_size(self) -> int:
@@ -125,6 +129,7 @@ class LayerSurrogate(AbstractSurrogate):
         noise = noise.astype(self.precision)
         flat = (noise.reshape(-1, noise.shape[-1]), context.reshape(-1, context.shape[-1]))
         whitened = jax.vmap(self.generator.sample)(*flat).reshape(*shape, -1)
+        whitened = self.shift + self.scale * whitened
         energies = to_energies(mean + sigma * whitened.astype(mean.dtype), x.energy)
         return cut(energies, self.stack.threshold) if hard else energies
 
@@ -145,10 +150,12 @@ class LayerSurrogate(AbstractSurrogate):
         seen = guess(self.stack, x)
         mean, sigma = self.moments(x, seen)
         whitened = ((to_coordinates(layers, x.energy) - mean) / sigma).astype(self.precision)
+        whitened = (whitened - self.shift) / self.scale
         shape, context = whitened.shape[:-1], context_of(seen, self.precision)
         context = jnp.broadcast_to(context, (*shape, context.shape[-1])).reshape(-1, context.shape[-1])
         density = jax.vmap(generator.log_prob)(whitened.reshape(-1, whitened.shape[-1]), context).reshape(shape)
-        return density - jnp.sum(jnp.log(sigma), axis=-1) + log_jacobian(layers, x.energy)
+        width = jnp.log(sigma) + jnp.log(self.scale)
+        return density - jnp.sum(width, axis=-1) + log_jacobian(layers, x.energy)
 
 
 def empty_surrogate(settings: SurrogateSettings, stack: Stack, domain: Domain | None = None) -> LayerSurrogate:
@@ -158,4 +165,5 @@ def empty_surrogate(settings: SurrogateSettings, stack: Stack, domain: Domain | 
     kind: Any = GENERATORS[network.kind]
     generator = kind(stack.layers, width=network.width, depth=network.depth, key=two)
     nowhere = Domain(jnp.zeros(4, jnp.float32), jnp.zeros(4, jnp.float32))
-    return LayerSurrogate(stack, Moments(network.moments, key=one), generator, domain or nowhere)
+    nothing, unit = jnp.zeros(stack.layers, jnp.float32), jnp.ones(stack.layers, jnp.float32)
+    return LayerSurrogate(stack, Moments(network.moments, key=one), generator, domain or nowhere, nothing, unit)

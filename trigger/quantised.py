@@ -26,18 +26,9 @@ from diffhep.trigger.checks import (
     read_codes,
 )
 from diffhep.trigger.classifier import DenseClassifier, scale
-from diffhep.trigger.fixed_point import (
-    FixedPoint,
-    Overflow,
-    Rounding,
-    decode,
-    encode,
-    format_for,
-    quantise,
-    quantise_kif,
-    requantise,
-    require_x64,
-)
+from diffhep.trigger.fixed_point import FixedPoint, decode, encode, format_for, quantise, requantise, require_x64
+from diffhep.trigger.modes import Overflow, Rounding
+from diffhep.trigger.primitive import quantise_kif
 
 SCHEMA, VERSION = "diffhep trigger classifier", 1
 MAX_ACCUMULATOR = 53  # bits: sums that float64 holds exactly, in any order of summation

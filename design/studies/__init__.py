@@ -9,6 +9,7 @@ from diffhep.design.study import AbstractStudy
 HOMES = {
     "higgs-diphoton": ("higgs_diphoton", "HiggsDiphoton"),
     "ecal-resolution": ("ecal_resolution", "EcalResolution"),
+    "ecal-layers": ("ecal_layers", "EcalLayers"),
     "tracker-momentum": ("tracker", "TrackerMomentum"),
     "tracker-impact": ("tracker", "TrackerImpact"),
     "beampipe-btag": ("beampipe_btag", "BeampipeBtag"),

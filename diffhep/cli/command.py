@@ -3,11 +3,13 @@
 import sys
 from collections.abc import Callable
 
+from diffhep.cli.doctor import doctor
 from diffhep.cli.events import generate
 from diffhep.cli.firmware import trigger
 from diffhep.cli.infer import infer
 from diffhep.cli.options import choose
 from diffhep.cli.studies import audit, evaluate, optimise, report, studies
+from diffhep.cli.surrogate import surrogate
 
 HELP = """usage: diffhep VERB [arguments]
 
@@ -19,9 +21,14 @@ Differentiable high-energy physics: from events to a better detector and its tri
   studies                                                          the shipped studies
   infer WORKSPACE.json [--patch P] [--impacts] [--toys N] [-o DIR] fit, CLs, significance and limit of a pyhf workspace
   generate pythia PROCESS -n N -o FILE.root                        events from Pythia 8
-  trigger export RUN -o DIR                                        a run's trigger classifier as an hls4ml project
-  trigger verify DIR [--n N]                                       the project's C simulation against JAX, bit for bit
+  generate geant4 -n N -o FILE.npz [options] [--resume]            showers in a sampling calorimeter from Geant4
+  trigger export RUN -o DIR                                        a run's trigger classifier for hls4ml and as Verilog
+  trigger verify DIR [--n N]                                       C simulation and Verilog against JAX, bit for bit
+  surrogate train [CONFIG.toml] -o DIR [--resume] [overrides]      a stand-in for Geant4, conditioned on the stack
+  surrogate validate DIR --data FILE                               its showers against full simulation
+  surrogate sample DIR --like FILE -o FILE                         showers from it
   report RUN                                                       write a run's report.html again
+  doctor                                                           optional parts: what is there, how to get the rest
 
 Every verb takes --json (one JSON object on standard output) and --help (all its options, with units).
 """
@@ -33,7 +40,9 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "infer": infer,
     "generate": generate,
     "trigger": trigger,
+    "surrogate": surrogate,
     "report": report,
+    "doctor": doctor,
 }
 
 

@@ -1,6 +1,8 @@
-"""The verb that makes events: generate."""
+"""The verb that makes events and showers: generate."""
 
+import time
 from pathlib import Path
+from typing import Any, Literal
 
 import tyro
 
@@ -9,11 +11,23 @@ from diffhep.cli.terminal import print_json, start_jax
 
 
 def generate(args: list[str]) -> int:
-    """Events from a generator."""
-    generator = choose(args[0] if args else "", ("pythia",), "generator")
+    """Events or showers from a generator."""
+    generators = {"pythia": generate_pythia, "geant4": generate_geant4}
+    if args and args[0] in ("-h", "--help"):
+        print("usage: diffhep generate GENERATOR [options]\n")
+        for name, function in generators.items():
+            print(f"  {name:8s} {(function.__doc__ or '').splitlines()[0]}")
+        print("\noptions of one generator: diffhep generate geant4 --help")
+        return 0
+    generator = choose(args[0] if args else "", tuple(generators), "generator")
+    return generators[generator](args[1:])
+
+
+def generate_pythia(args: list[str]) -> int:
+    """Events of proton collisions from Pythia 8."""
     options = parse(
-        f"diffhep generate {generator}",
-        args[1:],
+        "diffhep generate pythia",
+        args,
         process=(str, tyro.MISSING, "higgs-diphoton, diphoton or jets", None),
         n=(int, tyro.MISSING, "events to keep", ("-n",)),
         output=(Path, tyro.MISSING, "the new ROOT file", ("-o",)),
@@ -21,10 +35,10 @@ def generate(args: list[str]) -> int:
         setting=(tuple[str, ...], (), "further settings of Pythia, as in 'PartonLevel:MPI = off'", ()),
     )
     start_jax()
-    from diffhep.generate.pythia import generate as generate_pythia
+    from diffhep.generate.pythia import generate as run_pythia
     from diffhep.io import read_sample
 
-    path = generate_pythia(options.process, options.n, seed=options.seed, path=options.output, settings=options.setting)
+    path = run_pythia(options.process, options.n, seed=options.seed, path=options.output, settings=options.setting)
     sample = read_sample(path)
     out = {
         "file": str(path),
@@ -39,3 +53,102 @@ def generate(args: list[str]) -> int:
     else:
         print(f"{path}: {out['events']} events, cross-section {sample.cross_section:.4g} pb before the selection")
     return 0
+
+
+def generate_geant4(args: list[str]) -> int:
+    """Showers in a sampling calorimeter from Geant4."""
+    range_ = tuple[float, ...]
+    options = parse(
+        "diffhep generate geant4",
+        args,
+        n=(int, tyro.MISSING, "showers", ("-n",)),
+        output=(Path, tyro.MISSING, "the new file, .npz or .root", ("-o",)),
+        layers=(int, 40, "layers, each an absorber slab and then an active one", ()),
+        absorber=(str, "G4_Pb", "NIST material of the absorber", ()),
+        active=(str, "G4_PLASTIC_SC_VINYLTOLUENE", "NIST material of the active slabs", ()),
+        absorber_thickness=(range_, (2.0,), "thickness of an absorber slab, or a range of it [mm]", ()),
+        active_thickness=(range_, (5.0,), "thickness of an active slab, or a range of it [mm]", ()),
+        variation=(
+            Literal["same", "free", "mixed"],
+            "same",
+            "thicknesses of a range: one for all layers of a shower, each layer for itself, or a base and a spread",
+            (),
+        ),
+        spread=(float, 1.0, "largest relative spread of the layers of one shower, for mixed, 0 to 1", ()),
+        width=(float, 400.0, "width of the slabs in x and in y [mm]", ()),
+        cut=(float, 0.7, "range below which no secondary particle is made [mm]", ()),
+        cells=(
+            Literal["none", "cartesian", "polar"],
+            "none",
+            "cells of the active slabs: in x and y, or alpha and r",
+            (),
+        ),
+        cells_shape=(
+            tuple[int, int] | None,
+            None,
+            "cells of a layer: in x and y (30 30), or in alpha and r (16 9)",
+            (),
+        ),
+        cells_pitch=(float | None, None, "width of a cell, in x and y (5) or in r (4.65) [mm]", ()),
+        merge=(int, 1, "neighbouring layers that are read out as one", ()),
+        active_only=(bool, False, "leave out the energy that the absorber takes", ()),
+        particle=(str, "e-", "e-, e+, gamma, mu- or mu+", ()),
+        energy=(range_, (1.0,), "kinetic energy of the particle, or a range of it [GeV]", ()),
+        spectrum=(Literal["log-uniform", "uniform"], "log-uniform", "how energies of a range are drawn", ()),
+        angle=(range_, (0.0,), "angle from the normal of the layers, or a range of it [rad]", ()),
+        seed=(int, 1, "of every random number, at least 0", ()),
+        processes=(int, 1, "processes that work at once; the showers do not depend on it", ()),
+        resume=(bool, False, "go on with a killed run of the same options", ()),
+    )
+    from diffhep.generate.geant4 import Beam, SamplingCalorimeter, generate_showers
+    from diffhep.io.showers import read_showers
+
+    taken = ("layers", "absorber", "active", "absorber_thickness", "active_thickness", "variation", "spread", "width")
+    calorimeter = SamplingCalorimeter(
+        **{name: getattr(options, name) for name in (*taken, "cut", "merge")},
+        absorber_energy=not options.active_only,
+        cells=cells_of(options),
+    )
+    beam = Beam(options.particle, options.energy, options.spectrum, options.angle)
+    began = time.perf_counter()
+    path = generate_showers(
+        calorimeter,
+        beam,
+        options.n,
+        seed=options.seed,
+        path=options.output,
+        processes=options.processes,
+        resume=options.resume,
+    )
+    seconds = time.perf_counter() - began
+    showers = read_showers(path)
+    fraction = showers.active_energy.sum(axis=1) / showers.energy
+    out = {
+        "file": str(path),
+        "showers": showers.size,
+        "readouts": showers.readouts,
+        "seed": options.seed,
+        "active_fraction": float(fraction.mean()),
+        "active_fraction_std": float(fraction.std()),
+        "seconds": seconds,
+    }
+    if options.json:
+        print_json(out)
+    else:
+        print(f"{path}: {showers.size} showers, {fraction.mean():.2%} of the energy in the active layers")
+    return 0
+
+
+def cells_of(options: Any) -> Any:
+    """The cells that the options ask for, or None."""
+    from diffhep.generate.geant4 import CartesianCells, PolarCells
+
+    if options.cells == "none":
+        for name in ("cells_shape", "cells_pitch"):
+            if getattr(options, name) is not None:
+                msg = f"--{name.replace('_', '-')}: wanted together with --cells cartesian or --cells polar"
+                raise ValueError(msg)
+        return None
+    kind = {"cartesian": CartesianCells, "polar": PolarCells}[options.cells]
+    shape = options.cells_shape or kind().shape
+    return kind(*shape, kind().pitch if options.cells_pitch is None else options.cells_pitch)

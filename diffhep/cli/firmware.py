@@ -1,6 +1,9 @@
 """The verb of the trigger's firmware: trigger export, trigger verify."""
 
+import sys
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import tyro
 
@@ -22,34 +25,71 @@ def trigger_export(args: list[str]) -> int:
         run=(Path, tyro.MISSING, "run folder", None),
         output=(Path, tyro.MISSING, "folder of the new project", ("-o",)),
         clock_period=(float, 5.0, "clock period [ns]", ()),
+        verilog=(bool, True, "also write Verilog, where da4ml is installed", ()),
+        levels=(int, 5, "adders between two registers of the Verilog; 0 for logic without a clock", ()),
     )
     start_jax()
     from diffhep.design.firmware import export_run
     from diffhep.io import RunFolder
+    from diffhep.trigger.verify_rtl import INSTALL
 
-    card = export_run(RunFolder.open(options.run), options.output, clock_period_ns=options.clock_period)
+    missing = {"da4ml": INSTALL["da4ml"]} if options.verilog and find_spec("da4ml") is None else {}
+    card = export_run(
+        RunFolder.open(options.run),
+        options.output,
+        clock_period_ns=options.clock_period,
+        verilog=options.verilog and not missing,
+        levels_per_stage=options.levels or None,
+    )
+    say_missing(missing)
     if options.json:
-        print_json({"folder": str(options.output), "model_card": card})
+        print_json({"folder": str(options.output), "model_card": card, "missing": missing})
     else:
-        print(f"{options.output}: hls4ml project written; prove it with: diffhep trigger verify {options.output}")
+        written = "hls4ml project and Verilog" if "rtl" in card else "hls4ml project"
+        print(f"{options.output}: {written} written; prove it with: diffhep trigger verify {options.output}")
     return 0
 
 
 def trigger_verify(args: list[str]) -> int:
-    """A project's C simulation against the integer emulation in JAX."""
+    """A project's C simulation and Verilog against the integer emulation in JAX."""
     options = parse(
         "diffhep trigger verify",
         args,
         folder=(Path, tyro.MISSING, "folder of the project", None),
         n=(int, 100_000, "random inputs", ("-n",)),
         seed=(int, 0, "of the random inputs", ()),
+        events=(Path | None, None, "NumPy file (.npy) of real events to compare as well, (event, feature)", ()),
+        synthesis=(bool, True, "count LUTs and flip-flops of the Verilog, where yosys is installed", ()),
     )
     start_jax()
     from diffhep.trigger import verify
 
-    found = verify(options.folder, n=options.n, seed=options.seed)
+    events = None if options.events is None else read_rows(options.events)
+    found = verify(options.folder, n=options.n, seed=options.seed, inputs=events, synthesis=options.synthesis)
+    say_missing(found["missing"])
     if options.json:
         print_json(found)
     else:
         print(f"{found['mismatches']} of {found['outputs']} outputs differ, for {found['inputs']} inputs")
+        for pair, count in found["comparisons"].items():
+            print(f"  {pair:10s} {count}")
+        if taken := found["synthesis"]:
+            print(f"  {taken['luts']} LUTs, {taken['flip_flops']} flip-flops ({taken['tool']})")
     return 0 if found["mismatches"] == 0 else 1
+
+
+def read_rows(file: Path) -> Any:
+    """The array of a NumPy file; a ValueError of one line if there is none."""
+    import numpy as np
+
+    try:
+        return np.load(file, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        msg = f"{file}: no NumPy array can be read ({' '.join(str(error).split())})"
+        raise ValueError(msg) from None
+
+
+def say_missing(missing: dict[str, str]) -> None:
+    """One line on standard error for each program that was not there."""
+    for program, how in missing.items():
+        print(f"diffhep: {program} is missing, what needs it was left out: {how}", file=sys.stderr)

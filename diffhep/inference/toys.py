@@ -86,7 +86,7 @@ def _toy_test(
     held = np.stack([0 * place, place, place]) > 0
     values = jnp.stack([0 * mu, mu, 0 * mu])[:, None] * place
     observed = search_each(model, repeat(data, 3), values, held)
-    q = statistics(mu, observed.theta[0, poi], *observed.value, statistic)
+    q = statistics(mu, observed.theta[0, poi], observed.value[0], observed.value[1], observed.value[2], statistic)
 
     def run(key: PRNGKeyArray, truth: Array) -> tuple[Array, Array]:
         def batch(keys: Array) -> tuple[Array, Array]:

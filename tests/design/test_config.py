@@ -8,8 +8,8 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from diffhep.design.config import STUDIES, HiggsDiphotonSettings
-from diffhep.settings import settings_from, units_of
 from diffhep.design.studies import HOMES
+from diffhep.settings import settings_from, units_of
 
 
 def fields(model: type[BaseModel], prefix: str = ""):

@@ -32,10 +32,18 @@ KEY = jr.key(3)
 
 
 def settings(kind: str = "one-step", *, steps: int = 40, checkpoint: int = 20) -> SurrogateSettings:
-    return SurrogateSettings(
-        network={"kind": kind, "width": 32, "depth": 2, "moments": 16},
-        schedule={"moments": steps, "generator": steps, "student": steps, "checkpoint": checkpoint, "batch": 128},
-    )  # type: ignore[arg-type]
+    return SurrogateSettings.model_validate(
+        {
+            "network": {"kind": kind, "width": 32, "depth": 2, "moments": 16},
+            "schedule": {
+                "moments": steps,
+                "generator": steps,
+                "student": steps,
+                "checkpoint": checkpoint,
+                "batch": 128,
+            },
+        }
+    )
 
 
 @pytest.fixture(scope="module")

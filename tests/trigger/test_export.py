@@ -18,8 +18,10 @@ import pytest
 from diffhep.trigger.classifier import DenseClassifier
 from diffhep.trigger.export import export, layer_list, write_project
 from diffhep.trigger.fixed_point import FixedPoint, decode
+from diffhep.trigger.project import compare_files
+from diffhep.trigger.proof import random_inputs
 from diffhep.trigger.quantised import LayerFormat, QuantisedClassifier, quantised
-from diffhep.trigger.verify import compare_files, expected_outputs, random_inputs, verify
+from diffhep.trigger.verify import verify
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is missing: firmware NOT simulated")
 
@@ -84,7 +86,7 @@ def test_every_mode_and_a_zero_layer_survive_the_export(tmp_path):
     weights[1] = weights[1].at[2].set(0.0)
     biases = tuple(jnp.asarray(rng.normal(size=shape[0])) for shape in shapes)
     wrap, trn = FixedPoint(1, 1, 3, "TRN", "WRAP"), FixedPoint(0, 1, 4, "TRN", "SAT")
-    out = FixedPoint(1, 1, 4, "RND", "WRAP")
+    out = FixedPoint(1, 1, 4, "RND", "SAT_SYM")
     formats = tuple(LayerFormat(FixedPoint(1, 2, 5), FixedPoint(1, 2, 7), f) for f in (wrap, trn, out))
     model = QuantisedClassifier(tuple(weights), biases, (3, -2, 0), FixedPoint(1, 2, 6, "TRN", "WRAP"), formats)
     export(model, tmp_path / "modes", name="odd_modes", clock_period_ns=2.5)
@@ -104,7 +106,7 @@ def test_the_projects_own_script_builds_a_library_that_predicts_the_same(copy, m
     array = np.ctypeslib.ndpointer(np.float64, flags="C_CONTIGUOUS")
     predict = ctypes.CDLL(str(library)).trigger_double
     predict.restype, predict.argtypes = None, [array, array]
-    scaled = random_inputs(np.random.default_rng(0), 500, model.inputs, model.input_format)
+    scaled = random_inputs(np.random.default_rng(0), 500, [model.input_format] * model.inputs)
     logits = np.zeros((500, 1))
     for event, logit in zip(scaled, logits, strict=True):
         predict(event, logit)
@@ -113,13 +115,13 @@ def test_the_projects_own_script_builds_a_library_that_predicts_the_same(copy, m
     # the library left behind does not make the project another one
     settings = {key: card(copy)[key] for key in ("name", "clock_period_ns", "part")}
     write_project(model, tmp_path / "again", **settings)
-    assert compare_files(copy, tmp_path / "again", card(copy)) > 90
+    assert compare_files(copy, tmp_path / "again", code="firmware", source="it", written_with={}) > 90
 
 
 def test_words_that_differ_are_counted(project, model, monkeypatch):
     # the comparison itself must be able to fail: one simulated word is one step too high
     def simulate(program, scaled, outputs):
-        logits = expected_outputs(model, scaled).copy()
+        logits = np.array(decode(model.integers(np.ldexp(scaled, model.exponents)), model.output_format))
         logits[7] += model.output_format.lsb
         return logits
 
@@ -137,7 +139,7 @@ def card(folder):
 
 def test_random_inputs_cover_the_range_its_corners_ties_and_what_lies_beyond():
     format = FixedPoint(1, 3, 5)
-    x = random_inputs(np.random.default_rng(0), 20_000, 4, format)
+    x = random_inputs(np.random.default_rng(0), 20_000, [format] * 4)
     codes = x * 32
     assert set(np.arange(-256, 256)) <= set(codes[codes == np.round(codes)].astype(int).tolist())
     assert (np.mod(codes, 1) == 0.5).mean() > 0.05
@@ -286,6 +288,16 @@ def test_a_layer_that_is_always_rounded_to_zero_is_refused(tmp_path):
     formats = (LayerFormat(tiny, tiny, out),)
     model = QuantisedClassifier((jnp.full((1, 2), 1e-3),), (jnp.zeros(1),), (0, 0), FixedPoint(1, 3, 4), formats)
     with pytest.raises(ValueError, match="layer 0 never reaches half of 8, the step of its output"):
+        export(model, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("modes", [("RND_CONV", "SAT"), ("TRN", "SAT_ZERO")])
+def test_modes_that_hls4ml_does_not_follow_are_refused(tmp_path, modes):
+    format = FixedPoint(1, 2, 3)
+    formats = (LayerFormat(format, format, FixedPoint(1, 4, 2, *modes)),)
+    model = QuantisedClassifier((jnp.ones((1, 2)),), (jnp.zeros(1),), (0, 0), format, formats)
+    with pytest.raises(ValueError, match=r"hls4ml 1.3 is bit-exact for .* only, got ap_fixed<7,5,AP_.*; `export_rtl`"):
         export(model, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 

@@ -2,7 +2,6 @@
 
 import itertools
 import math
-import shutil
 import subprocess
 from fractions import Fraction
 from importlib.util import find_spec
@@ -15,23 +14,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffhep.trigger.fixed_point import (
-    FixedPoint,
-    decode,
-    encode,
-    format_for,
-    power_of_two,
-    quantise,
-    quantise_kif,
-    requantise,
-)
+from diffhep.trigger.fixed_point import FixedPoint, decode, encode, format_for, quantise, requantise
+from diffhep.trigger.modes import OVERFLOWS, ROUNDINGS, power_of_two
+from diffhep.trigger.primitive import quantise_kif
 
-MODES = list(itertools.product(("RND", "TRN"), ("SAT", "WRAP")))
+MODES = list(itertools.product(ROUNDINGS, OVERFLOWS))
 NUMBERS = 48  # values of one example: a fixed shape, so that each operation is compiled once
 
 
 @st.composite
-def formats(draw, rounding=("RND", "TRN"), overflow=("SAT", "WRAP")):
+def formats(draw, rounding=ROUNDINGS, overflow=OVERFLOWS):
     k = draw(st.integers(0, 1))
     width = draw(st.integers(1, 24))
     i = draw(st.integers(-12, 20))
@@ -51,15 +43,32 @@ def values(format, seed):
 
 def exact(x, format):
     """The code by exact rational arithmetic: another way to the same definition."""
-    scaled = Fraction(float(x)) * Fraction(2) ** format.f
-    code = math.floor(scaled + Fraction(1, 2)) if format.rounding == "RND" else math.floor(scaled)
-    low, high = format.codes
-    if format.overflow == "SAT":
-        return min(max(code, low), high)
-    return (code - low) % (1 << format.width) + low
+    return exact_code(Fraction(float(x)) * Fraction(2) ** format.f, format)
 
 
-relaxed = settings(deadline=None, max_examples=60)  # of 48 values each; the first example compiles
+def exact_code(scaled, format):
+    nearest, tie = round(scaled), scaled - math.floor(scaled) == Fraction(1, 2)  # Python rounds ties to even
+    up = {"RND": True, "RND_ZERO": scaled < 0, "RND_MIN_INF": False, "RND_INF": scaled > 0}
+    match format.rounding:
+        case "TRN":
+            code = math.floor(scaled)
+        case "TRN_ZERO":
+            code = math.trunc(scaled)
+        case "RND_CONV":
+            code = nearest
+        case mode:
+            code = math.floor(scaled) + up[mode] if tie else nearest
+    low, high = -format.k * 2 ** (format.i + format.f), 2 ** (format.i + format.f) - 1
+    if format.overflow == "WRAP":
+        return (code - low) % (1 << format.width) + low
+    if format.overflow == "SAT_ZERO":
+        return code if low <= code <= high else 0
+    if format.overflow == "SAT_SYM" and format.width > 1:
+        low = -format.k * high
+    return min(max(code, low), high)
+
+
+relaxed = settings(deadline=None, max_examples=60)  # of 48 values each; each mode compiles once
 seeds = st.integers(0, 2**32 - 1)
 
 
@@ -96,14 +105,16 @@ def test_error_is_at_most_half_an_lsb_inside_the_range(format, seed):
     x = values(format, seed)
     inside = (x >= format.minimum) & (x <= format.maximum)
     error = (x - np.asarray(quantise(x, format)))[inside]  # exact: the difference of near neighbours
-    if format.rounding == "RND":
+    if format.rounding.startswith("RND"):
         assert (np.abs(error) <= format.lsb / 2).all()
-    else:
+    elif format.rounding == "TRN":
         assert ((error >= 0) & (error < format.lsb)).all()
+    else:
+        assert ((np.sign(error) * np.sign(x[inside]) >= 0) & (np.abs(error) < format.lsb)).all()
 
 
 @relaxed
-@given(formats(overflow=("SAT",)), seeds)
+@given(formats(overflow=("SAT", "SAT_SYM")), seeds)
 def test_saturating_quantise_is_monotone(format, seed):
     assert (np.diff(np.asarray(quantise(np.sort(values(format, seed)), format))) >= 0).all()
 
@@ -123,16 +134,8 @@ def test_requantise_survives_shifts_beyond_the_word(rounding, overflow, source_f
     source = FixedPoint(1, 23 - source_f, source_f)
     target = FixedPoint(1, 11 - target_f, target_f, rounding, overflow)
     codes = [-(2**23), -(2**22) - 1, -1, 0, 1, 2**22, 2**23 - 1]
-    want = [exact_code(c, source, target) for c in codes]
+    want = [exact_code(Fraction(c) * Fraction(2) ** (target_f - source_f), target) for c in codes]
     assert np.asarray(requantise(np.array(codes), source, target)).tolist() == want
-
-
-def exact_code(code, source, target):
-    scaled = Fraction(code) * Fraction(2) ** (target.f - source.f)
-    half = Fraction(1, 2) if target.rounding == "RND" else 0
-    low, high = target.codes
-    out = math.floor(scaled + half)
-    return min(max(out, low), high) if target.overflow == "SAT" else (out - low) % (1 << target.width) + low
 
 
 def test_rounding_does_not_add_one_half_in_floating_point():
@@ -217,8 +220,8 @@ def test_text_of_formats_is_the_vendors():
         ("ap_fixed<8>", "not understood"),
         ("ap_fixed<8,4,AP_RND,AP_SAT,3>", "not understood"),
         (8, "not understood"),
-        ("ap_fixed<8,4,AP_RND_CONV>", "rounding must be RND or TRN, got 'RND_CONV'"),
-        ("ap_fixed<8,4,AP_RND,AP_SAT_SYM>", "overflow must be SAT or WRAP, got 'SAT_SYM'"),
+        ("ap_fixed<8,4,AP_ROUND>", "rounding must be one of RND, .*, TRN_ZERO, got 'ROUND'"),
+        ("ap_fixed<8,4,AP_RND,AP_WRAP_SM>", "overflow must be one of SAT, .*, WRAP, got 'WRAP_SM'"),
         ("ap_fixed<0,4>", "0 bits, wanted 1 to 53"),
         ("ap_fixed<54,4>", "54 bits, wanted 1 to 53"),
         ("ap_fixed<8,1000>", "at most 256"),
@@ -271,7 +274,6 @@ def test_codes_need_64_bits(call):
 
 # the vendor's headers -------------------------------------------------------------------------------------------------
 
-SIZES = [(1, 1), (2, -3), (8, 4), (12, 12), (17, 3), (24, 30), (6, 9)]
 PROGRAM = """
 #include "ap_fixed.h"
 #include <cstdio>
@@ -294,44 +296,72 @@ int main(int, char **argv) {
     return 0;
 }
 """
+BLOCKS = 50  # of NUMBERS values a type
+TYPES = list(itertools.product(range(1, 33), MODES))  # widths and modes, of either sign
 
 
-@pytest.mark.skipif(
-    shutil.which("g++") is None, reason="g++ is missing: fixed point NOT compared with the Xilinx headers"
-)
-def test_every_code_is_that_of_the_vendors_headers(tmp_path):
+def chain(number, k, width, mode):
+    """A type, and the one its values are converted to: every mode, words narrower and wider, grids coarser and finer.
+
+    Not coarser than the source is wide: with AP_RND the headers then read a bit beyond the word, and abort.
+    """
+    integer = (-3, 0, 4, 9, 31)[number % 5]
+    source = FixedPoint(k, integer - k, width - integer, *mode)
+    target_width, target_k = TYPES[(7 * number + 5) % len(TYPES)][0], number // 2 % 2
+    target_f = source.f - min((3, -2, 0, 1, 6)[number // 5 % 5], width)
+    return source, FixedPoint(target_k, target_width - target_k - target_f, target_f, *MODES[(5 * number + 3) % 28])
+
+
+def vendor_codes(pairs, batches, folder):
+    """The codes of both types of each pair, by a program made of the vendor's headers."""
     spec = find_spec("hls4ml")
     assert spec is not None
     assert spec.origin is not None
     headers = Path(spec.origin).parent / "templates" / "vivado" / "ap_types"
-    rng = np.random.default_rng(5)
-    pairs, batches, calls = [], [], []
-    for number, ((width, integer), mode, k) in enumerate(itertools.product(SIZES, MODES, (0, 1))):
-        source = FixedPoint(k, integer - k, width - integer, *mode)
-        # the second conversion, from fixed to fixed: every mode, words narrower and wider, grids coarser and finer.
-        # Not coarser than the source is wide: with AP_RND the headers then read a bit beyond the word, and abort.
-        target_k, target_width = (number // 2) % 2, SIZES[(number + 3) % len(SIZES)][0]
-        target_f = source.f - min((3, -2, 0, 1, 6)[number % 5], source.width)
-        target = FixedPoint(target_k, target_width - target_k - target_f, target_f, *MODES[number % 4])
-        pairs.append((source, target))
-        batches.append(np.concatenate([values(source, rng.integers(2**31)) for _ in range(50)]))
-        calls.append(f"if (fread(x.data(), 8, COUNT, in) != COUNT) return 2; run<{source}, {target}>(x, out);")
+    calls = [f"if (fread(x.data(), 8, COUNT, in) != COUNT) return 2; run<{a}, {b}>(x, out);" for a, b in pairs]
     program = PROGRAM.replace("CALLS", "\n    ".join(calls)).replace("COUNT", str(batches[0].size))
-    (tmp_path / "oracle.cpp").write_text(program)
-    np.concatenate(batches).tofile(tmp_path / "x.bin")
+    (folder / "oracle.cpp").write_text(program)
+    np.concatenate(batches).tofile(folder / "x.bin")
     command = ["g++", "-w", "-O0", "-std=c++17", f"-I{headers}", "oracle.cpp", "-o", "oracle"]
-    subprocess.run(command, cwd=tmp_path, check=True)
-    subprocess.run(["./oracle", "x.bin", "codes.bin"], cwd=tmp_path, check=True)
-    vendor = np.fromfile(tmp_path / "codes.bin", np.int64).reshape(len(pairs), -1, 2)
+    subprocess.run(command, cwd=folder, check=True)
+    subprocess.run(["./oracle", "x.bin", "codes.bin"], cwd=folder, check=True)
+    return np.fromfile(folder / "codes.bin", np.int64).reshape(len(pairs), -1, 2)
 
-    different = {}
+
+def differences(pairs, seed, folder):
+    """By type: how many codes differ, from doubles and from the other type; and how many were compared."""
+    rng = np.random.default_rng(seed)
+    batches = [np.concatenate([values(a, rng.integers(2**31)) for _ in range(BLOCKS)]) for a, _ in pairs]
+    vendor, different = vendor_codes(pairs, batches, folder), {}
     for (source, target), x, codes in zip(pairs, batches, vendor, strict=True):
         ours = encode(x, source)
-        ours_again = requantise(ours, source, target)
-        wrong = int((np.asarray(ours) != codes[:, 0]).sum()), int((np.asarray(ours_again) != codes[:, 1]).sum())
+        again = requantise(ours, source, target)
+        wrong = int((np.asarray(ours) != codes[:, 0]).sum()), int((np.asarray(again) != codes[:, 1]).sum())
         if any(wrong):
             different[f"{source} -> {target}"] = wrong
-    assert vendor.size == 2 * 56 * 50 * NUMBERS
+    return different, vendor.size
+
+
+@pytest.mark.needs("g++")
+def test_codes_are_those_of_the_vendors_headers(tmp_path):
+    # every width and every mode as the source, and again as the target; test-long has all of the 1,792 types
+    pairs = [chain(n, n % 2, 7 * n % 32 + 1, MODES[n % 28]) for n in range(32)]
+    assert {source.width for source, _ in pairs} == set(range(1, 33))
+    assert {(target.rounding, target.overflow) for _, target in pairs} == set(MODES)
+    different, compared = differences(pairs, 5, tmp_path)
+    assert compared == 2 * 32 * BLOCKS * NUMBERS
+    assert different == {}
+
+
+@pytest.mark.long
+@pytest.mark.needs("g++")
+@pytest.mark.parametrize("k", [0, 1])
+@pytest.mark.parametrize("part", range(8))
+def test_every_mode_and_width_is_that_of_the_vendors_headers(k, part, tmp_path):
+    # in parts: the compiler's memory grows with the number of types
+    pairs = [chain(n + k, k, width, mode) for n, (width, mode) in enumerate(TYPES)][part::8]
+    different, compared = differences(pairs, 6 + part, tmp_path)
+    assert compared == 2 * 112 * BLOCKS * NUMBERS
     assert different == {}
 
 
