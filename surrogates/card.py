@@ -24,7 +24,7 @@ PACKAGES = ("diffhep", "jax", "equinox", "optax", "diffrax", "flowjax")
 
 
 def save_surrogate(
-    run: RunFolder, surrogate: LayerSurrogate, settings: SurrogateSettings, showers: Showers, seconds: float
+    run: RunFolder, surrogate: LayerSurrogate, settings: SurrogateSettings, showers: Showers
 ) -> dict[str, Any]:
     """Write weights and card; returns the card."""
     run.save_tree(WEIGHTS, surrogate)
@@ -50,7 +50,6 @@ def save_surrogate(
             "made_by": dict(showers.config),
         },
         "weights": {"sha256": hashlib.sha256((run.path / WEIGHTS).read_bytes()).hexdigest()},
-        "training_seconds": round(seconds, 1),
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES}
         | {"python": platform.python_version()},
     }
@@ -67,7 +66,10 @@ def load_surrogate(folder: str | Path) -> LayerSurrogate:
     >>> load_surrogate("runs/surrogate").stack.layers  # doctest: +SKIP
     30
     """
-    run = RunFolder.open(folder)
+    run = RunFolder(folder)
+    if not run.has(CARD):
+        msg = f"{run.path}: holds no surrogate ({CARD} is missing)"
+        raise ValueError(msg)
     card = run.read_json(CARD)
     try:
         settings = settings_from(SurrogateSettings, card["settings"], source=str(run.path / CARD))

@@ -130,25 +130,23 @@ def guess(stack: Stack, x: Incidence) -> Guess:
     middle = depth - 0.5 * step
     before = jnp.concatenate([x.active[..., :1], x.active[..., :-1]], axis=-1)
     behind = jnp.concatenate([in_absorber[..., 1:], in_absorber[..., -1:]], axis=-1)
-    scalar = lambda value: jnp.broadcast_to(value[..., None], depth.shape)
-    features = jnp.stack(
-        [
-            2 * in_absorber - 1,
-            0.5 * jnp.log(in_absorber),
-            x.active * path / 3 - 1.5,
-            jnp.log(x.active) - 1,
-            behind,
-            before / 5 - 1,
-            middle / 10 - 1,
-            (middle - scalar(shape - 1) / SHOWER_RATE) / 5,
-            scalar(log_y) - 5,
-            scalar(path[..., 0]) * 5 - 5.5,
-            jnp.log(energy) / 5 + 1.5,
-            scalar(total) / 15 - 1.5,
-            4 * sampled - 1,
-        ],
-        axis=-1,
-    )
+    scalar = lambda value: value[..., None]
+    columns = [
+        2 * in_absorber - 1,
+        0.5 * jnp.log(in_absorber),
+        x.active * path / 3 - 1.5,
+        jnp.log(x.active) - 1,
+        behind,
+        before / 5 - 1,
+        middle / 10 - 1,
+        (middle - scalar(shape - 1) / SHOWER_RATE) / 5,
+        scalar(log_y) - 5,
+        scalar(path[..., 0]) * 5 - 5.5,
+        jnp.log(energy) / 5 + 1.5,
+        scalar(total) / 15 - 1.5,
+        4 * sampled - 1,
+    ]
+    features = jnp.stack(jnp.broadcast_arrays(*columns), axis=-1)
     crossed = jnp.sum(weights * in_absorber, axis=-1) * critical / SEEN_TRACKS
     return Guess(energy, features, jnp.sum(weights[..., None] * features, axis=-2), jnp.sqrt(crossed / x.energy))
 

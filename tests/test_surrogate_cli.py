@@ -67,7 +67,7 @@ def test_bad_input_is_one_line(folder, capsys, tmp_path):
     assert "trane" in said(capsys, ["surrogate", "trane"])
     (tmp_path / "bad.toml").write_text("[network]\nkind = 'magic'\n")
     assert "network.kind" in said(capsys, ["surrogate", "train", str(tmp_path / "bad.toml"), "-o", str(tmp_path / "x")])
-    assert "holds no run" in said(capsys, ["surrogate", "validate", str(tmp_path), "--data", some])
+    assert "holds no surrogate" in said(capsys, ["surrogate", "validate", str(tmp_path), "--data", some])
     (tmp_path / "no.npz").write_bytes(b"nothing")
     assert "no.npz" in said(capsys, ["surrogate", "validate", run, "--data", str(tmp_path / "no.npz")])
     showers = read_showers(shipped_showers())[:50]

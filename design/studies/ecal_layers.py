@@ -63,7 +63,9 @@ class EcalLayers(ParametricStudy):
         margin = INSIDE * (high - low)
         self.bounds = [(float(low[i] + margin[i]), float(high[i] - margin[i])) for i in (2, 3)]
         first, self.fresh = jr.split(jr.key(settings.search.seed))
-        context = (self.surrogate, self.draw(first))
+        # arrays are arguments of what is compiled; functions are not
+        self.weights, self.rest = eqx.partition(self.surrogate, eqx.is_array)
+        context = (self.weights, self.draw(first))
         self.judged = measure_with_error(self.weighted)
         budget = settings.budget
         constraints = (Constraint("cost", budget.cost, "cost unit"), Constraint("depth", budget.depth, "mm"))
@@ -103,8 +105,9 @@ class EcalLayers(ParametricStudy):
         variance = jnp.sum(weight * (energies - mean[:, None]) ** 2, axis=1) / (total - 1)
         return jnp.mean(jnp.sqrt(variance) / mean * jnp.sqrt(jnp.asarray(self.settings.calorimeter.energies)))
 
-    def simulated(self, design: Groups, surrogate: LayerSurrogate, noise: Array) -> Array:
+    def simulated(self, design: Groups, weights: LayerSurrogate, noise: Array) -> Array:
         """Measured energies of the surrogate's showers (energy, shower)."""
+        surrogate = eqx.combine(weights, self.rest)
         absorber, active = self.thicknesses(design)
         energy = jnp.asarray(self.settings.calorimeter.energies)[:, None]
         x = Incidence(energy, jnp.zeros_like(energy), absorber[None, None], active[None, None])
@@ -129,7 +132,7 @@ class EcalLayers(ParametricStudy):
     def judge(self, design: Groups, *, relaxed: bool) -> Mapping[str, Measured]:
         """On fresh showers of the surrogate, or of Geant4 if hard and asked for."""
         if relaxed or not self.settings.calorimeter.geant4:
-            energies = self.replay(design, self.surrogate, self.draw(self.fresh))
+            energies = self.replay(design, self.weights, self.draw(self.fresh))
         else:
             energies = self.full_simulation(design)
         return self.judged(design, {"showers": energies.size}, energies)
@@ -158,6 +161,9 @@ class EcalLayers(ParametricStudy):
         return measured.reshape(len(s.energies), s.geant4)
 
     def provenance(self) -> Mapping[str, Any]:
-        """Which surrogate, and how many Geant4 showers judged the design."""
+        """Which surrogate, and what judged the design with how many showers of each energy."""
         s = self.settings.calorimeter
-        return {"surrogate": str(s.surrogate or "shipped"), "geant4_showers": s.geant4 * len(s.energies)}
+        return {
+            "surrogate": {"file": str(s.surrogate or "shipped")},
+            "judge": {"simulation": "Geant4" if s.geant4 else "surrogate", "showers": s.geant4 or s.showers},
+        }

@@ -68,12 +68,13 @@ def train(args: list[str]) -> int:
     began = time.process_time()
     with progress_bar() as progress:
         trained = fit_surrogate(settings, showers, run=run, progress=progress)
-    card = save_surrogate(run, trained, settings, showers, time.process_time() - began)
+    card = save_surrogate(run, trained, settings, showers)
+    seconds = time.process_time() - began
     run.write_bytes("figures/training.png", draw_training(run.metrics()))
     if options.json:
         print_json({"folder": str(run.path), "card": card})
     else:
-        print(f"{run.path}: {settings.network.kind}, {showers.size} showers, {card['training_seconds']:.0f} s of CPU")
+        print(f"{run.path}: {settings.network.kind}, {showers.size} showers, {seconds:.0f} s of CPU")
         print(f"judge it with: diffhep surrogate validate {run.path} --data FILE")
     return 0
 
@@ -98,7 +99,7 @@ def validate(args: list[str]) -> int:
     trained, showers = load_surrogate(options.folder), read_showers(options.data)
     with progress_bar() as progress:
         found = compare(trained, showers, key=jr.key(options.seed), progress=progress)
-    run = RunFolder.open(options.folder)
+    run = RunFolder(options.folder)
     run.write_json("validation.json", {"data": str(options.data), **found})
     made = sample_like(trained, showers, jr.key(options.seed))
     for name, image in draw_comparison(showers.active_energy, made, showers.energy).items():

@@ -22,8 +22,8 @@ from diffhep.detector import KAON
 from diffhep.parameters import named_params, split
 from diffhep.units import m, ps
 
-# the two with simulated events have tests of their own
-PARAMETRIC = sorted(set(STUDIES) - {"higgs-diphoton", "muon-tomography"})
+# those with simulated events have tests of their own
+PARAMETRIC = sorted(set(STUDIES) - {"higgs-diphoton", "muon-tomography", "ecal-layers"})
 
 
 def study_of(name, **changes) -> Any:

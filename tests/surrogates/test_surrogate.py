@@ -132,7 +132,8 @@ def test_one_program_serves_every_stack(trained, particle):
     assert_allclose(run(particle), trained.sample(particle, key=KEY), rtol=1e-3, atol=1e-9)
 
 
-@pytest.mark.parametrize("kind", sorted(set(GENERATORS) - {"one-step"}))
+# a one-step student and its teacher are what `trained` is
+@pytest.mark.parametrize("kind", sorted(set(GENERATORS) - {"one-step", "flow-matching"}))
 def test_every_generator_trains_and_conserves_energy(few, kind):
     """What comes out after some steps: finite, at most what came in, and within a factor of two of Geant4's mean."""
     made = fit_surrogate(settings(kind), few)
@@ -187,7 +188,7 @@ def test_a_killed_training_goes_on_and_ends_the_same(few, tmp_path):
 def test_a_surrogate_comes_back_from_its_folder_and_damage_is_noticed(few, tmp_path):
     run = RunFolder.create(tmp_path / "run", {})
     made = fit_surrogate(settings("vae"), few, run=run)
-    card = save_surrogate(run, made, settings("vae"), few, 1.0)
+    card = save_surrogate(run, made, settings("vae"), few)
     back = load_surrogate(run.path)
     assert_array_equal(sample_like(made, few[:50], KEY), sample_like(back, few[:50], KEY))
     assert card["data"]["showers"] == few.size

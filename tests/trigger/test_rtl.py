@@ -56,6 +56,7 @@ def card(folder):
 # the proof ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.needs("g++", "verilator")
 def test_a_pipeline_of_random_functions_is_exact_event_after_event(tmp_path):
     function, words = several((11, 9), (12, 9))
