@@ -10,7 +10,7 @@ PINNED := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 \
 RUN  ?= runs/demo
 export UV_PYTHON_DOWNLOADS := never
 
-.PHONY: help setup demo test test-long check lint types layers bench lock wheel samples clean
+.PHONY: help setup demo test test-long check lint types layers bench surrogate-benchmark lock wheel samples clean
 .DEFAULT_GOAL := help
 
 help:                            ## list every target
@@ -40,6 +40,9 @@ layers: $(VENV)/.ok              ## import-linter: an import may only point down
 
 bench: $(VENV)/.ok $(PEERS:=/.ok) ## benchmarks: ratios to named peers, one pinned thread (a few minutes)
 	$(PINNED) $(BIN)/python -m tests.benchmark.run && $(PINNED) $(BIN)/python -m tests.benchmark.facts
+
+surrogate-benchmark: $(VENV)/.ok ## the shipped surrogate beside Geant4: time and slopes, kept beside its card (minutes)
+	$(PINNED) $(BIN)/python -m tests.benchmark.surrogate
 
 wheel: $(VENV)/.ok               ## build the sdist and the wheel from it, into dist/
 	$(BIN)/python -m build --no-isolation --outdir dist .

@@ -39,6 +39,9 @@ from diffhep.kinematics import delta_r, diphoton_mass, energy_of, safe_div, safe
 from diffhep.parameters import Param
 from diffhep.reconstruction import PhotonReconstruction, leading_pair, pair_mass, track_covariance
 from diffhep.stage import Chain
+from diffhep.surrogates import GflashSurrogate, Incidence, Stack, SurrogateSettings
+from diffhep.surrogates.coordinates import log_jacobian, to_coordinates, to_energies
+from diffhep.surrogates.surrogate import empty_surrogate
 from diffhep.tagging import PhotonTagger, photon_features, readout_fractions
 from diffhep.trigger.classifier import DenseClassifier
 from diffhep.trigger.menu import DiphotonMenu, trigger_features
@@ -72,6 +75,26 @@ def menu(**gates: Any) -> DiphotonMenu:
         DenseClassifier.init((5, 4, 1), key=jr.key(3)),
         **gates,
     )
+
+
+def electron() -> Incidence:
+    """An electron of 60 GeV that meets four layers; below 10 GeV the quadrature of a profile is good to 1e-5 only."""
+    return Incidence(jnp.array(60.0), jnp.array(0.2), spread(4, 3, 7), spread(4, 2, 6))
+
+
+def learned_showers() -> Case:
+    """A surrogate with untrained networks, in double precision, for given random numbers."""
+    settings = SurrogateSettings.model_validate({"network": {"width": 6, "depth": 1, "moments": 5}})
+    surrogate = empty_surrogate(settings, Stack(4)).in_double()
+    noise = jr.normal(jr.key(7), (2, surrogate.noise_size))
+    return Case(lambda s, x: 1e3 * s.from_noise(x, noise, hard=False), surrogate, electron())
+
+
+def gflash_showers() -> Case:
+    """The parametrisation, which has nothing to learn."""
+    surrogate = GflashSurrogate(Stack(4))
+    noise = jr.normal(jr.key(8), (2, surrogate.noise_size))
+    return Case(lambda s, x: 1e3 * s.from_noise(x, noise, hard=False), surrogate, electron())
 
 
 def on_stage(stage: Any, x: Any, key: Any = None) -> Case:
@@ -225,6 +248,11 @@ STAGES: dict[str, Callable[[], Case]] = {
         spread(4, 0.3, 2),
         spread(4, 0.1, 0.9),
     ),
+    "LayerSurrogate.from_noise": learned_showers,
+    "GflashSurrogate.from_noise": gflash_showers,
+    "to_coordinates": lambda: on_function(to_coordinates, spread(5, 0.1, 0.4), 3.0),
+    "to_energies": lambda: on_function(to_energies, spread(5, -2, 2), 3.0),
+    "log_jacobian": lambda: on_function(log_jacobian, spread(5, 0.1, 0.4), 3.0),
     "diphoton_mass": lambda: on_function(diphoton_mass, *LEFT, *RIGHT),
     "delta_r": lambda: on_function(delta_r, *LEFT[1:], *RIGHT[1:]),
     "energy_of": lambda: on_function(energy_of, *LEFT),

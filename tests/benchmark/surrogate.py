@@ -1,0 +1,125 @@
+"""The shipped surrogate beside Geant4 on the same stacks: time per shower, and slopes against finite differences.
+
+`make surrogate-benchmark` runs it on one pinned thread and keeps the numbers beside the model card. CPU time of both.
+"""
+
+import json
+import resource
+import time
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+
+from diffhep.generate.geant4 import SamplingCalorimeter, simulate_each
+from diffhep.surrogates import Incidence, LayerSurrogate, response_gradient, shipped_surrogate
+from diffhep.surrogates.card import SHIPPED
+
+jax.config.update("jax_enable_x64", True)
+
+STACKS = ((4.0, 5.0, 2.0), (3.0, 4.0, 1.0), (5.0, 3.0, 1.5))  # absorber [mm], active [mm], energy [GeV]
+STEP = 0.5  # mm, up and down
+SHOWERS = 1500  # of Geant4 at each point
+FILE = SHIPPED / "benchmark.json"
+
+
+def particle(surrogate: LayerSurrogate, absorber: float, active: float, energy: float) -> Incidence:
+    """One electron at normal incidence on layers that are all alike."""
+    layers = surrogate.stack.layers
+    return Incidence(jnp.array(energy), jnp.array(0.0), jnp.full(layers, absorber), jnp.full(layers, active))
+
+
+def geant4(surrogate: LayerSurrogate, absorber: float, active: float, energy: float, n: int, seed: int) -> np.ndarray:
+    """Visible energies [GeV] of showers in full simulation."""
+    stack = SamplingCalorimeter(surrogate.stack.layers, absorber_energy=False)
+    made = simulate_each(
+        stack,
+        energy=np.full(n, energy),
+        absorber_thickness=absorber,
+        active_thickness=active,
+        seed=seed,
+        progress=False,
+    )
+    return made.active_energy.sum(axis=1)
+
+
+def timed(function: Any, *args: Any, repeat: int) -> float:
+    """Median wall time of a call on its one thread [ms]."""
+    jax.block_until_ready(function(*args))
+    took = []
+    for _ in range(repeat):
+        began = time.perf_counter()
+        jax.block_until_ready(function(*args))
+        took.append(time.perf_counter() - began)
+    return 1e3 * float(np.median(took))
+
+
+def speed(surrogate: LayerSurrogate) -> dict[str, float]:
+    """Milliseconds a shower: Geant4, the surrogate one by one and many at once, and its gradient to all thicknesses."""
+    began = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+    geant4(surrogate, *STACKS[0], 20, 1)
+    start = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+    geant4(surrogate, *STACKS[0], 320, 1)
+    end = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+    arrays, rest = eqx.partition(surrogate, eqx.is_array)
+
+    def sample(arrays: Any, x: Incidence, noise: jax.Array) -> jax.Array:
+        return eqx.combine(arrays, rest).from_noise(x, noise)
+
+    def visible(thickness: tuple, arrays: Any, x: Incidence, noise: jax.Array) -> jax.Array:
+        return jnp.sum(sample(arrays, Incidence(x.energy, x.angle, *thickness), noise))
+
+    single = jax.tree.map(lambda v: v.astype(jnp.float32), particle(surrogate, *STACKS[0]))
+    many = jax.tree.map(lambda v: jnp.broadcast_to(v, (1024, *v.shape)), single)
+    one, lot = (jr.normal(jr.key(0), (*shape, surrogate.noise_size), jnp.float32) for shape in ((), (1024,)))
+    run, slope = jax.jit(sample), jax.jit(jax.grad(visible))
+    found = {
+        "geant4": 1e3 * ((end - start) - (start - began)) / 300,
+        "surrogate_batch_1": timed(run, arrays, single, one, repeat=2000),
+        "surrogate_batch_1024": timed(run, arrays, many, lot, repeat=50) / 1024,
+        "gradient_batch_1": timed(slope, (single.absorber, single.active), arrays, single, one, repeat=1000),
+    }
+    found["ratio_batch_1"] = found["geant4"] / found["surrogate_batch_1"]
+    found["gradient_over_sample"] = found["gradient_batch_1"] / found["surrogate_batch_1"]
+    return found
+
+
+def slopes(surrogate: LayerSurrogate, absorber: float, active: float, energy: float) -> dict[str, Any]:
+    """Derivatives of mean visible energy [MeV/mm] and resolution [%/mm], of the surrogate and of Geant4."""
+    ours = response_gradient(surrogate, particle(surrogate, absorber, active, energy), key=jr.key(1))
+    out: dict[str, Any] = {"absorber_mm": absorber, "active_mm": active, "energy_gev": energy}
+    for i, name in enumerate(("absorber", "active")):
+        ends = []
+        for k, sign in enumerate((1, -1)):
+            at = [absorber, active]
+            at[i] += sign * STEP
+            seen = geant4(surrogate, *at, energy, SHOWERS, 10 + 2 * i + k)
+            width = seen.std(ddof=1) / seen.mean()
+            ends.append((seen.mean(), seen.std() / np.sqrt(SHOWERS), width, width / np.sqrt(2 * SHOWERS)))
+        (mean1, error1, width1, spread1), (mean2, error2, width2, spread2) = ends
+        out[f"energy_to_{name}"] = {
+            "surrogate": 1e3 * float(jnp.sum(ours[f"energy_to_{name}"])),
+            "geant4": 1e3 * (mean1 - mean2) / (2 * STEP),
+            "stderr": 1e3 * float(np.hypot(error1, error2)) / (2 * STEP),
+        }
+        out[f"resolution_to_{name}"] = {
+            "surrogate": 100 * float(jnp.sum(ours[f"resolution_to_{name}"])),
+            "geant4": 100 * (width1 - width2) / (2 * STEP),
+            "stderr": 100 * float(np.hypot(spread1, spread2)) / (2 * STEP),
+        }
+    return out
+
+
+def main() -> None:
+    surrogate = shipped_surrogate()
+    found = {"milliseconds_per_shower": speed(surrogate), "slopes": [slopes(surrogate, *stack) for stack in STACKS]}
+    Path(FILE).write_text(json.dumps(found, indent=1, default=float) + "\n")
+    print(json.dumps(found, indent=1, default=float))
+
+
+if __name__ == "__main__":
+    main()
