@@ -208,15 +208,7 @@ def response_gradient(
     Derivatives are pathwise, of the same showers as the values.
     """
     noise = jr.normal(key, (showers, surrogate.noise_size), jnp.float32)
-
-    def figures(absorber: Array, active: Array) -> Array:
-        at = Incidence(x.energy, x.angle, absorber, active)
-        total = jnp.sum(surrogate.from_noise(at, noise, hard=False), axis=-1)
-        mean = jnp.mean(total)
-        return jnp.stack([mean, jnp.sqrt(jnp.mean((total - mean) ** 2)) / mean])
-
-    value = figures(x.absorber, x.active)
-    to_absorber, to_active = jax.jacrev(figures, argnums=(0, 1))(x.absorber, x.active)
+    value, (to_absorber, to_active) = _figures(surrogate, x, noise)
     return {
         "energy": value[0],
         "resolution": value[1],
@@ -225,6 +217,21 @@ def response_gradient(
         "resolution_to_absorber": to_absorber[1],
         "resolution_to_active": to_active[1],
     }
+
+
+@eqx.filter_jit
+def _figures(surrogate: AbstractSurrogate, x: Incidence, noise: Array) -> tuple[Array, tuple[Array, Array]]:
+    """Mean visible energy and relative resolution, and their derivatives to all thicknesses."""
+
+    def figures(absorber: Array, active: Array) -> tuple[Array, Array]:
+        at = Incidence(x.energy, x.angle, absorber, active)
+        total = jnp.sum(surrogate.from_noise(at, noise, hard=False), axis=-1)
+        mean = jnp.mean(total)
+        both = jnp.stack([mean, jnp.sqrt(jnp.mean((total - mean) ** 2)) / mean])
+        return both, both
+
+    slopes, value = jax.jacrev(figures, argnums=(0, 1), has_aux=True)(x.absorber, x.active)
+    return value, slopes
 
 
 def outside(surrogate: LayerSurrogate, showers: Showers) -> NDArray[np.bool_]:

@@ -59,7 +59,7 @@ def few(showers):
 @pytest.fixture(scope="module")
 def trained(showers):
     """Trained long enough for its means to be right to some per cent."""
-    return fit_surrogate(settings(steps=600, checkpoint=200), showers[:5000])
+    return fit_surrogate(settings(steps=400, checkpoint=200), showers[:5000])
 
 
 @pytest.fixture
@@ -133,6 +133,7 @@ def test_one_program_serves_every_stack(trained, particle):
 
 
 # a one-step student and its teacher are what `trained` is
+@pytest.mark.long
 @pytest.mark.parametrize("kind", sorted(set(GENERATORS) - {"one-step", "flow-matching"}))
 def test_every_generator_trains_and_conserves_energy(few, kind):
     """What comes out after some steps: finite, at most what came in, and within a factor of two of Geant4's mean."""
