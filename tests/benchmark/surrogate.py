@@ -95,9 +95,8 @@ def slopes(surrogate: LayerSurrogate, absorber: float, active: float, energy: fl
     for i, name in enumerate(("absorber", "active")):
         ends = []
         for k, sign in enumerate((1, -1)):
-            at = [absorber, active]
-            at[i] += sign * STEP
-            seen = geant4(surrogate, *at, energy, SHOWERS, 10 + 2 * i + k)
+            lead, scintillator = (x + sign * STEP * (i == j) for j, x in enumerate((absorber, active)))
+            seen = geant4(surrogate, lead, scintillator, energy, SHOWERS, 10 + 2 * i + k)
             width = seen.std(ddof=1) / seen.mean()
             ends.append((seen.mean(), seen.std() / np.sqrt(SHOWERS), width, width / np.sqrt(2 * SHOWERS)))
         (mean1, error1, width1, spread1), (mean2, error2, width2, spread2) = ends
