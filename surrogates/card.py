@@ -4,17 +4,14 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-import equinox as eqx
-import jax.numpy as jnp
 
 from diffhep.io.run import RunFolder
 from diffhep.io.showers import Showers
 from diffhep.settings import settings_from
 from diffhep.surrogates.config import SurrogateSettings
-from diffhep.surrogates.domain import Domain
 from diffhep.surrogates.stack import Stack
 from diffhep.surrogates.surrogate import LayerSurrogate, empty_surrogate
 
@@ -24,9 +21,9 @@ PACKAGES = ("diffhep", "jax", "equinox", "optax", "diffrax", "flowjax")
 
 
 def save_surrogate(
-    run: RunFolder, surrogate: LayerSurrogate, settings: SurrogateSettings, showers: Showers
+    run: RunFolder, surrogate: LayerSurrogate, settings: SurrogateSettings, samples: Sequence[Showers]
 ) -> dict[str, Any]:
-    """Write weights and card; returns the card."""
+    """Write weights and card; returns the card. The samples are those of `settings.data`, in that order."""
     run.save_tree(WEIGHTS, surrogate)
     domain = surrogate.domain
     card = {
@@ -43,12 +40,10 @@ def save_surrogate(
                 strict=True,
             )
         },
-        "data": {
-            "files": [file.name for file in settings.data] or ["the shipped sample"],
-            "showers": showers.size,
-            "sha256": digest(showers),
-            "made_by": dict(showers.config),
-        },
+        "data": [
+            {"file": name, "showers": part.size, "sha256": digest(part), "made_by": dict(part.config)}
+            for name, part in zip([file.name for file in settings.data] or ["shipped"], samples, strict=True)
+        ],
         "weights": {"sha256": hashlib.sha256((run.path / WEIGHTS).read_bytes()).hexdigest()},
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES}
         | {"python": platform.python_version()},
@@ -85,13 +80,7 @@ def load_surrogate(folder: str | Path) -> LayerSurrogate:
     if hashlib.sha256(weights.read_bytes()).hexdigest() != digest:
         msg = f"{weights}: not the weights that {CARD} describes (truncated or replaced)"
         raise ValueError(msg)
-    like = empty_surrogate(settings, stack)
-    return run.load_tree(WEIGHTS, eqx.tree_at(lambda s: s.domain, like, _domain_of(card)))
-
-
-def _domain_of(card: dict[str, Any]) -> Domain:
-    ends = [[part[end] for part in card["domain"].values()] for end in ("low", "high")]
-    return Domain(*(jnp.asarray(end, jnp.float32) for end in ends))
+    return run.load_tree(WEIGHTS, empty_surrogate(settings, stack))
 
 
 def shipped_surrogate() -> LayerSurrogate:

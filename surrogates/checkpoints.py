@@ -1,6 +1,5 @@
 """Checkpoints of a training, kept by orbax: the last two of every phase."""
 
-import logging
 from pathlib import Path
 
 import jax
@@ -16,7 +15,6 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path):
-        logging.getLogger("absl").setLevel(logging.ERROR)
         self.folder = folder.absolute()
 
     def _manager(self) -> ocp.CheckpointManager:

@@ -49,7 +49,7 @@ def _outside(value: Array, index: int, domain: Domain, *, log: bool) -> Array:
 
 
 def domain_of(showers: Showers) -> Domain:
-    """The ranges of showers, as their set-up says, or as they are if it does not."""
+    """The ranges that showers fill."""
     columns = (showers.energy, showers.angle, showers.absorber_thickness, showers.active_thickness)
     low, high = (np.array([f(column) for column in columns]) for f in (np.min, np.max))
     return Domain(jnp.asarray(low, jnp.float32), jnp.asarray(high, jnp.float32))

@@ -1,7 +1,4 @@
-"""High-level features of showers, as the CaloChallenge defines them: what classifiers and distances look at.
-
-With cells, the centre and width of every layer in x, y and r are features as well; without, its energy is all there is.
-"""
+"""High-level features of showers, as the CaloChallenge defines them: what classifiers and distances look at."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,25 +20,6 @@ def energy_features(energy: NDArray, layers: NDArray, threshold: float) -> NDArr
     total = logarithm(kept.sum(axis=1))[:, None]
     empty = (kept <= 0).astype(float)
     return np.concatenate([np.log10(1e3 * energy)[:, None], logarithm(kept), total, empty], axis=1)
-
-
-def shape_features(cells: NDArray, x: NDArray, y: NDArray, r: NDArray) -> NDArray[np.float64]:
-    """Centres and widths of every layer in x, y and r [100 mm], and its share of empty cells: (shower, 7 layer).
-
-    Args:
-        cells: energies [GeV], (shower, layer, cell).
-        x: of the cells' middles [mm], (cell,).
-        y: likewise.
-        r: likewise.
-    """
-    total = cells.sum(axis=2)
-    found = []
-    for at in (x, y, r):
-        centre = cells @ at / (total + TINY)
-        square = cells @ at**2 / (total + TINY) - centre**2
-        found += [centre / 100, np.sqrt(np.maximum(square, 0.0)) / 100]
-    found.append(1 - (cells > 0).mean(axis=2))
-    return np.concatenate(found, axis=1)
 
 
 def low_level(energy: NDArray, layers: NDArray, threshold: float) -> NDArray[np.float64]:

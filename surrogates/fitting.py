@@ -178,7 +178,8 @@ class _Phases:
             model,
             loss,
             steps=steps,
-            chunk=min(s.checkpoint, 250) if s.checkpoint % 250 == 0 else s.checkpoint,
+            # the bar moves more often than states are kept
+            chunk=250 if s.checkpoint % 250 == 0 else s.checkpoint,
             batch=min(s.batch, jax.tree.leaves(data[0])[0].shape[0]),
             rate=s.rate,
             key=key,

@@ -164,12 +164,12 @@ def by_stack(
     for done, i in enumerate(many):
         here = group == i
         one, two = real[here].sum(axis=1), made[here].sum(axis=1)
-        wide, narrow = resolution(one), resolution(two)
+        geant4, ours = resolution(one), resolution(two)
         ratio = two.mean() / one.mean()
         found["response"].append(ratio - 1)
-        found["response_error"].append(ratio * np.hypot(wide.value, narrow.value) / np.sqrt(here.sum()))
-        found["resolution"].append(narrow.value / wide.value - 1)
-        found["error"].append(np.hypot(wide.stderr / wide.value, narrow.stderr / narrow.value))
+        found["response_error"].append(ratio * np.hypot(geant4.value, ours.value) / np.sqrt(here.sum()))
+        found["resolution"].append(ours.value / geant4.value - 1)
+        found["error"].append(np.hypot(geant4.stderr / geant4.value, ours.stderr / ours.value))
         pair = [energy_features(showers.energy[here], x[here], threshold) for x in (real, made)]
         found["auc"].append(classifier_auc(pair[0], pair[1], classifier._replace(batch=100)))
         progress("stacks", (done + 1) / len(many))

@@ -90,7 +90,7 @@ LONGEST = (
     "test_surrogate",
     "test_surrogate_cli",
     "test_resonance",
-    "test_export",
+    "test_verify",
     "test_infer",
 )
 

@@ -36,7 +36,7 @@ def said(capsys, args) -> str:
 def test_a_run_folder_holds_card_curve_and_picture(folder):
     card = json.loads((folder / "run" / "card.json").read_text())
     assert card["stack"]["layers"] == 30
-    assert card["data"]["showers"] == 6000
+    assert card["data"][0]["showers"] == 6000
     assert (folder / "run" / "figures" / "training.png").stat().st_size > 1000
     lines = (folder / "run" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["phase"] for line in lines] == ["moments", "generator"]

@@ -6,21 +6,13 @@ from typing import Any, Literal
 
 import tyro
 
-from diffhep.cli.options import choose, parse
+from diffhep.cli.options import one_of, parse
 from diffhep.cli.terminal import print_json, start_jax
 
 
 def generate(args: list[str]) -> int:
     """Events or showers from a generator."""
-    generators = {"pythia": generate_pythia, "geant4": generate_geant4}
-    if args and args[0] in ("-h", "--help"):
-        print("usage: diffhep generate GENERATOR [options]\n")
-        for name, function in generators.items():
-            print(f"  {name:8s} {(function.__doc__ or '').splitlines()[0]}")
-        print("\noptions of one generator: diffhep generate geant4 --help")
-        return 0
-    generator = choose(args[0] if args else "", tuple(generators), "generator")
-    return generators[generator](args[1:])
+    return one_of({"pythia": generate_pythia, "geant4": generate_geant4}, args, "diffhep generate", "generator")
 
 
 def generate_pythia(args: list[str]) -> int:

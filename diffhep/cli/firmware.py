@@ -7,14 +7,13 @@ from typing import Any
 
 import tyro
 
-from diffhep.cli.options import choose, parse
+from diffhep.cli.options import one_of, parse
 from diffhep.cli.terminal import print_json, start_jax
 
 
 def trigger(args: list[str]) -> int:
     """Export of the trigger to an FPGA project, and its proof."""
-    action = choose(args[0] if args else "", ("export", "verify"), "trigger action")
-    return {"export": trigger_export, "verify": trigger_verify}[action](args[1:])
+    return one_of({"export": trigger_export, "verify": trigger_verify}, args, "diffhep trigger", "trigger action")
 
 
 def trigger_export(args: list[str]) -> int:

@@ -9,6 +9,7 @@ import difflib
 import io
 import re
 import tomllib
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,6 +32,17 @@ def choose(word: str, among: tuple[str, ...] | list[str], what: str) -> str:
     hint = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(among)}"
     msg = f"unknown {what} {word!r}{hint}" if word else f"a {what} is wanted: {', '.join(among)}"
     raise ValueError(msg)
+
+
+def one_of(verbs: Mapping[str, Callable[[list[str]], int]], args: list[str], program: str, what: str) -> int:
+    """Runs the verb that the first word names, or prints what each of them does."""
+    if args and args[0] in ("-h", "--help"):
+        print(f"usage: {program} {what.split()[-1].upper()} [options]\n")
+        for name, function in verbs.items():
+            print(f"  {name:9s} {(function.__doc__ or '').splitlines()[0]}")
+        print(f"\noptions of one of them: {program} {next(iter(verbs))} --help")
+        return 0
+    return verbs[choose(args[0] if args else "", tuple(verbs), what)](args[1:])
 
 
 def parse(program: str, args: list[str], *, extra: tuple = (), **wanted: Option) -> Any:

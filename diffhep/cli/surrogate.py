@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from diffhep.cli.options import choose, parse, take_config
+from diffhep.cli.options import one_of, parse, take_config
 from diffhep.cli.terminal import print_json, progress_bar, start_jax
 from diffhep.settings import settings_from
 from diffhep.surrogates.config import SurrogateSettings
@@ -15,15 +15,8 @@ from diffhep.surrogates.config import SurrogateSettings
 
 def surrogate(args: list[str]) -> int:
     """Learned stand-ins for full simulation."""
-    actions = {"train": train, "validate": validate, "sample": sample}
-    if args and args[0] in ("-h", "--help"):
-        print("usage: diffhep surrogate ACTION [options]\n")
-        for name, function in actions.items():
-            print(f"  {name:9s} {(function.__doc__ or '').splitlines()[0]}")
-        print("\noptions of one action: diffhep surrogate train --help")
-        return 0
-    action = choose(args[0] if args else "", tuple(actions), "surrogate action")
-    return actions[action](args[1:])
+    verbs = {"train": train, "validate": validate, "sample": sample}
+    return one_of(verbs, args, "diffhep surrogate", "surrogate action")
 
 
 def train(args: list[str]) -> int:
@@ -62,13 +55,14 @@ def train(args: list[str]) -> int:
         settings = stored
     else:
         RunFolder(options.output).check_free()
-    showers = join([read_showers(file) for file in settings.data or (shipped_showers(),)])
+    samples = [read_showers(file) for file in settings.data or (shipped_showers(),)]
+    showers = join(samples)
     if not options.resume:
         run = RunFolder.create(options.output, {"settings": settings.model_dump(mode="json")})
     began = time.process_time()
     with progress_bar() as progress:
         trained = fit_surrogate(settings, showers, run=run, progress=progress)
-    card = save_surrogate(run, trained, settings, showers)
+    card = save_surrogate(run, trained, settings, samples)
     seconds = time.process_time() - began
     run.write_bytes("figures/training.png", draw_training(run.metrics()))
     if options.json:

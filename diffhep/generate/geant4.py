@@ -42,8 +42,8 @@ from diffhep.generate.geant4_setup import Beam as Beam
 from diffhep.generate.geant4_setup import CartesianCells as CartesianCells
 from diffhep.generate.geant4_setup import PolarCells as PolarCells
 from diffhep.generate.geant4_setup import SamplingCalorimeter as SamplingCalorimeter
-from diffhep.io.sample import atomic
-from diffhep.io.showers import Showers, check_free, write_showers
+from diffhep.io.paths import atomic, check_free
+from diffhep.io.showers import SUFFIXES, Showers, write_showers
 
 JOB = "job.npz"
 GIVEN = ("energy", "pdg_id", "angle", "absorber_thickness", "active_thickness")
@@ -158,7 +158,7 @@ def generate_showers(
 
     >>> generate_showers(SamplingCalorimeter(40), Beam(), 1000, seed=1, path="showers.npz")  # doctest: +SKIP
     """
-    path = check_free(path, overwrite=overwrite)
+    path = check_free(path, overwrite=overwrite, suffixes=SUFFIXES)
     check_processes(processes)
     job = _drawn(calorimeter, beam, n, seed)
     folder = path.with_name(f".{path.name}.parts")

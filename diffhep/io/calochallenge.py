@@ -11,8 +11,7 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 
-from diffhep.io.sample import atomic
-from diffhep.io.showers import check_free
+from diffhep.io.paths import atomic, check_file, check_free
 from diffhep.units import MeV
 
 SHAPE = (45, 16, 9)  # layer, alpha, r of dataset 2
@@ -108,9 +107,7 @@ def write_calochallenge(
 
 
 def _datasets(path: Path, stop: int | None) -> tuple[np.ndarray, np.ndarray]:
-    if not path.is_file():
-        msg = f"{path}: {'is a folder, wanted an HDF5 file' if path.is_dir() else 'no such file'}"
-        raise ValueError(msg)
+    check_file(path, "an HDF5 file")
     if not h5py.is_hdf5(path):
         msg = f"{path}: is not an HDF5 file"
         raise ValueError(msg)

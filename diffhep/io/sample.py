@@ -8,14 +8,12 @@ A file has the tree `Events` (`nPhoton`, `Photon_pt`, ..., `genWeight`), the tre
 `metadata`, a JSON object. All but `Events` may be missing. The rows of `Runs` add up, as when files are merged.
 """
 
-import contextlib
 import dataclasses
 import difflib
 import importlib.resources
 import json
 import os
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +23,7 @@ import numpy as np
 import uproot
 
 from diffhep.events import Events
+from diffhep.io.paths import atomic, check_free
 from diffhep.io.root import open_root, read_table, readable
 
 SHIPPED = ("higgs-diphoton", "diphoton", "jets")
@@ -182,13 +181,7 @@ def write_sample(
 
     >>> write_sample("new.root", events, cross_section=1.0, sum_of_weights=10, n_generated=10)  # doctest: +SKIP
     """
-    path = Path(path)
-    if path.exists() and not overwrite:
-        msg = f"{path}: the file exists already; give another name or overwrite=True"
-        raise ValueError(msg)
-    if not path.parent.is_dir():
-        msg = f"{path}: the folder {path.parent} does not exist"
-        raise ValueError(msg)
+    path = check_free(path, overwrite=overwrite)
     if not (np.isfinite(cross_section) and cross_section > 0):
         msg = f"{path}: the cross-section must be positive, got {cross_section} pb"
         raise ValueError(msg)
@@ -274,20 +267,6 @@ def _read_production(path: Path) -> tuple[dict[str, float], dict[str, Any]]:
         msg = f"{path}: the object 'metadata' is {type(metadata).__name__}, wanted a JSON object"
         raise ValueError(msg)
     return runs, metadata
-
-
-@contextlib.contextmanager
-def atomic(path: Path) -> Iterator[Path]:
-    """A temporary name beside the target, renamed on success and removed otherwise."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _narrow(value: Any, dtype: Any) -> np.ndarray:

@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 import uproot
 
+from diffhep.io.paths import atomic, check_file, check_free
 from diffhep.io.root import open_root, readable
-from diffhep.io.sample import atomic
 
 FORMAT = "diffhep showers 1"
 TREE = "Showers"
+SUFFIXES = (".npz", ".root")
 # name -> unit, number of axes (None: three or more), least value and whether it is allowed itself
 COLUMNS: Mapping[str, tuple[str, int | None, float, bool]] = {
     "energy": ("GeV", 1, 0.0, False),
@@ -197,7 +198,7 @@ def write_showers(path: str | os.PathLike[str], showers: Showers, *, overwrite: 
 
     >>> write_showers("showers.npz", showers)  # doctest: +SKIP
     """
-    path = check_free(path, overwrite=overwrite)
+    path = check_free(path, overwrite=overwrite, suffixes=SUFFIXES)
     columns: dict[str, Any] = {name: narrowed(array) for name, array in showers.arrays().items()}
     text = json.dumps({**showers.config, "format": FORMAT}, sort_keys=True, allow_nan=False)
     with atomic(path) as temporary:
@@ -209,26 +210,6 @@ def write_showers(path: str | os.PathLike[str], showers: Showers, *, overwrite: 
         else:
             with temporary.open("wb") as stream:
                 np.savez_compressed(stream, config=np.array(text), **columns)
-    return path
-
-
-def check_free(
-    path: str | os.PathLike[str], *, overwrite: bool = False, suffixes: Sequence[str] = (".npz", ".root")
-) -> Path:
-    """The path, if a file of showers can be written there; a ValueError of one line otherwise."""
-    path = Path(path)
-    if path.suffix not in suffixes:
-        msg = f"{path}: the name must end in {' or '.join(suffixes)}"
-        raise ValueError(msg)
-    if path.is_dir():
-        msg = f"{path}: is a folder, wanted the name of a file"
-        raise ValueError(msg)
-    if path.exists() and not overwrite:
-        msg = f"{path}: the file exists already; give another name or overwrite=True"
-        raise ValueError(msg)
-    if not path.parent.is_dir():
-        msg = f"{path}: the folder {path.parent} does not exist"
-        raise ValueError(msg)
     return path
 
 
@@ -249,9 +230,7 @@ def _is_root(path: Path) -> bool:
 
 
 def _read_npz(path: Path) -> tuple[dict[str, np.ndarray], str]:
-    if not path.is_file():
-        msg = f"{path}: {'is a folder, wanted a file of showers' if path.is_dir() else 'no such file'}"
-        raise ValueError(msg)
+    check_file(path, "a file of showers")
     if not zipfile.is_zipfile(path):
         msg = f"{path}: is neither an npz nor a ROOT file, or is cut off"
         raise ValueError(msg)

@@ -1,10 +1,12 @@
 """The shipped surrogate beside Geant4 on the same stacks: time per shower, and slopes against finite differences.
 
-`make surrogate-benchmark` runs it on one pinned thread and keeps the numbers beside the model card. CPU time of both.
+`make surrogate-benchmark` runs it on one pinned thread and keeps the numbers beside the model card. With the name of a
+file, `python -m tests.benchmark.surrogate held.npz`, it makes the showers that `diffhep surrogate validate` was given.
 """
 
 import json
 import resource
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,9 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
-from diffhep.generate.geant4 import SamplingCalorimeter, simulate_each
+from diffhep.generate.geant4 import Beam, SamplingCalorimeter, simulate_each
+from diffhep.generate.geant4_setup import draw
+from diffhep.io import join, write_showers
 from diffhep.surrogates import Incidence, LayerSurrogate, response_gradient, shipped_surrogate
 from diffhep.surrogates.card import SHIPPED
 
@@ -113,7 +117,29 @@ def slopes(surrogate: LayerSurrogate, absorber: float, active: float, energy: fl
     return out
 
 
+def held_out(path: str, stacks: int = 100, each: int = 400, block: int = 20) -> None:
+    """Geant4 showers of stacks inside the trained domain, many of each; every block of stacks has its own seed."""
+    ranges: dict[str, Any] = {
+        "absorber_thickness": (1.8, 7.0),
+        "active_thickness": (1.8, 7.0),
+        "variation": "mixed",
+        "spread": 1.0,
+    }
+    setup = SamplingCalorimeter(30, absorber_energy=False, **ranges)
+    drawn = draw(setup, Beam("e-", energy=(0.7, 4.0), angle=(0.0, 0.5)), stacks, seed=101)
+    parts = []
+    for k in range(0, stacks, block):
+        columns: dict[str, Any] = {
+            name: np.repeat(values[k : k + block], each, axis=0) for name, values in drawn.items()
+        }
+        parts.append(simulate_each(setup, **columns, seed=1000 + k // block))
+    write_showers(path, join(parts))
+
+
 def main() -> None:
+    if len(sys.argv) > 1:
+        held_out(sys.argv[1])
+        return
     surrogate = shipped_surrogate()
     found = {"milliseconds_per_shower": speed(surrogate), "slopes": [slopes(surrogate, *stack) for stack in STACKS]}
     Path(FILE).write_text(json.dumps(found, indent=1, default=float) + "\n")

@@ -91,6 +91,15 @@ def test_the_visible_energy_is_that_of_geant4(trained, showers):
     assert np.all((made == 0) | (made >= trained.stack.threshold))
 
 
+def test_the_mean_response_is_that_of_many_showers(trained, particle):
+    mean = trained.mean(particle, key=KEY, showers=2000)
+    noise = jr.normal(jr.key(11), (2000, trained.noise_size), jnp.float32)
+    many = trained.from_noise(particle, noise)
+    # two samples of 2000: five standard errors of their difference
+    error = np.asarray(many).std(axis=0) * np.sqrt(2 / 2000)
+    assert np.all(np.abs(np.asarray(mean) - np.asarray(many).mean(axis=0)) < 5 * error + 1e-9)
+
+
 def test_more_absorber_leaves_less_energy_to_see(trained, particle):
     found = response_gradient(trained, particle, key=KEY, showers=400)
     # Geant4: -49 MeV and +35 MeV for a millimetre more in every layer (finite differences)
@@ -189,10 +198,10 @@ def test_a_killed_training_goes_on_and_ends_the_same(few, tmp_path):
 def test_a_surrogate_comes_back_from_its_folder_and_damage_is_noticed(few, tmp_path):
     run = RunFolder.create(tmp_path / "run", {})
     made = fit_surrogate(settings("vae"), few, run=run)
-    card = save_surrogate(run, made, settings("vae"), few)
+    card = save_surrogate(run, made, settings("vae"), [few])
     back = load_surrogate(run.path)
     assert_array_equal(sample_like(made, few[:50], KEY), sample_like(back, few[:50], KEY))
-    assert card["data"]["showers"] == few.size
+    assert card["data"][0]["showers"] == few.size
     content = (run.path / WEIGHTS).read_bytes()
     (run.path / WEIGHTS).write_bytes(content[:-100])
     with pytest.raises(ValueError, match="truncated"):
