@@ -1,6 +1,7 @@
 r"""Gradient ascent of many designs at once, under exact constraints.
 
-Adam (Kingma and Ba, arXiv:1412.6980, from optax) on the augmented Lagrangian of `-ln objective`,
+Adam (Kingma and Ba, arXiv:1412.6980) or L-BFGS (Liu and Nocedal, Math. Program. 45 (1989) 503), both from optax, on the
+augmented Lagrangian of `-ln objective`,
 
 $$L = -\ln Z + \frac{1}{2\rho}\sum_i \left[\max(0, \lambda_i + \rho\,g_i)^2 - \lambda_i^2\right],$$
 
@@ -9,7 +10,8 @@ with g the relative excess over each limit and multipliers updated as $\lambda \
 are vmapped: limits and which parameters may move are arguments, so one compilation serves them all.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
 
 import equinox as eqx
 import jax
@@ -21,6 +23,10 @@ from diffhep.design.problem import Outcome, Problem, excess
 from diffhep.parameters import Param, is_param
 
 MOST = 0.1  # excess counted in one update of a multiplier
+MEMORY, TRIALS = 10, 15  # of L-BFGS: pairs of differences kept, evaluations of one line search
+
+Method = Literal["adam", "lbfgs"]
+PENALTY: dict[Method, float] = {"adam": 10.0, "lbfgs": 100.0}
 
 
 class AscentState(NamedTuple):
@@ -41,8 +47,10 @@ class Ascent:
         steps: length of the schedule.
         chunk: steps in one call of `advance`.
         physical_rate, weight_rate: step sizes of Params and of network weights, in units of their raw leaves.
-        penalty: rho of the augmented Lagrangian.
+        penalty: rho of the augmented Lagrangian; 10 for Adam, 100 for L-BFGS, which a steep valley does not hurt.
         update_every: steps between updates of the multipliers.
+        method: `lbfgs` takes far fewer steps where the objective is smooth and nothing is random, and up to 15
+            evaluations in each; it knows neither step sizes nor a schedule.
     """
 
     def __init__(
@@ -54,17 +62,20 @@ class Ascent:
         chunk: int,
         physical_rate: float = 0.1,
         weight_rate: float = 0.003,
-        penalty: float = 10.0,
+        penalty: float | None = None,
         update_every: int = 5,
+        method: Method = "adam",
     ):
         if steps % chunk:
             msg = f"the number of steps must be a multiple of {chunk}, got {steps}"
             raise ValueError(msg)
+        penalty = penalty or PENALTY[method]
         self.problem, self.rest, self.steps, self.chunk = problem, rest, steps, chunk
         self.traces = 0
-        schedule = optax.cosine_decay_schedule(1.0, steps, alpha=0.02)
-        adam = optax.scale_by_adam(b1=0.8, b2=0.98)
-        self.optimiser = adam
+        rule = adam_rule(steps, physical_rate, weight_rate) if method == "adam" else lbfgs_rule()
+        self.optimiser, move = rule
+        # differences of gradients of another Lagrangian say nothing about this one's curvature
+        forgets = method == "lbfgs"
 
         def lagrangian(trainable: PyTree, limits: Array, multipliers: Array, context: PyTree) -> tuple[Array, Outcome]:
             outcome = problem.outcome(eqx.combine(trainable, rest), context)
@@ -73,11 +84,10 @@ class Ascent:
             return loss, outcome
 
         def one_step(state: AscentState, limits: Array, mobile: PyTree, context: PyTree) -> tuple[AscentState, Outcome]:
-            gradient, outcome = jax.grad(lagrangian, has_aux=True)(state.trainable, limits, state.multipliers, context)
-            updates, optimiser = adam.update(gradient, state.optimiser, state.trainable)
-            rates = step_sizes(state.trainable, physical_rate, weight_rate)
-            decay = schedule(state.step)
-            updates = jax.tree.map(lambda u, r, m: -r * decay * m * u, updates, rates, mobile)
+            loss_of = lambda t: lagrangian(t, limits, state.multipliers, context)
+            (loss, outcome), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.trainable)
+            gradient = jax.tree.map(jnp.multiply, gradient, mobile)
+            updates, optimiser = move(gradient, state, loss, lambda t: loss_of(t)[0])
             # a start far outside a budget would wind the multiplier up by orders of magnitude: the quadratic term pulls
             # such a start back, and the multiplier only has to settle the last tenth
             over = jnp.clip(excess(outcome.used, limits), -MOST, MOST)
@@ -85,6 +95,9 @@ class Ascent:
             due = (state.step + 1) % update_every == 0
             multipliers = jnp.where(due, raised, state.multipliers)
             trainable = optax.apply_updates(state.trainable, updates)
+            if forgets:
+                anew = self.optimiser.init(trainable)
+                optimiser = jax.tree.map(lambda new, old: jnp.where(due, new, old), anew, optimiser)
             return AscentState(trainable, optimiser, multipliers, state.step + 1), outcome
 
         def run_chunk(
@@ -99,9 +112,11 @@ class Ascent:
     def start(self, trainable: PyTree, *, constraints: int) -> AscentState:
         """State of step 0 for stacked trainable parts."""
         lanes = jax.tree.leaves(trainable)[0].shape[0]
+        # numbers without a type of their own would make the second call another program
+        optimiser = jax.tree.map(lambda x: jnp.asarray(x, x.dtype), jax.vmap(self.optimiser.init)(trainable))
         return AscentState(
             trainable,
-            jax.vmap(self.optimiser.init)(trainable),
+            optimiser,
             jnp.zeros((lanes, constraints)),
             jnp.zeros(lanes, dtype=int),
         )
@@ -124,6 +139,34 @@ class Ascent:
         for _ in range(skipped + self.chunk, self.steps, self.chunk):
             state, outcome = self.advance(state, jnp.asarray(limits), mobile)
         return state, outcome
+
+
+Rule = tuple[optax.GradientTransformation, Callable[[PyTree, AscentState, Array, Callable], tuple[PyTree, Any]]]
+"""An optimiser, and (gradient, state, loss, loss of a design) -> the updates and the optimiser's next state."""
+
+
+def adam_rule(steps: int, physical: float, weight: float) -> Rule:
+    """Adam with a step size for Params and one for weights, along a cosine."""
+    adam = optax.scale_by_adam(b1=0.8, b2=0.98)
+    schedule = optax.cosine_decay_schedule(1.0, steps, alpha=0.02)
+
+    def move(gradient: PyTree, state: AscentState, loss: Array, loss_of: Callable) -> tuple[PyTree, Any]:
+        updates, optimiser = adam.update(gradient, state.optimiser, state.trainable)
+        decay = schedule(state.step)
+        rates = step_sizes(state.trainable, physical, weight)
+        return jax.tree.map(lambda u, r: -r * decay * u, updates, rates), optimiser
+
+    return adam, move
+
+
+def lbfgs_rule() -> Rule:
+    """L-BFGS with a line search that meets the strong Wolfe conditions."""
+    lbfgs = optax.lbfgs(memory_size=MEMORY, linesearch=optax.scale_by_zoom_linesearch(max_linesearch_steps=TRIALS))
+
+    def move(gradient: PyTree, state: AscentState, loss: Array, loss_of: Callable) -> tuple[PyTree, Any]:
+        return lbfgs.update(gradient, state.optimiser, state.trainable, value=loss, grad=gradient, value_fn=loss_of)
+
+    return lbfgs, move
 
 
 def step_sizes(trainable: PyTree, physical: float, weight: float) -> PyTree:

@@ -27,6 +27,7 @@ ACTIVE = 1e-4
 REACH = 12.0
 FAR = 25.0  # where the value itself is moved: 1e-11 of the range from a bound
 NOTHING = 1e-300
+NO_DESCENT = 8  # SLSQP's exit "positive directional derivative for linesearch"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Polished:
     Attributes:
         design: with the named parameters moved.
         objective, used: of the design.
-        converged: whether the solver says so and every constraint holds.
+        converged: whether every constraint holds and the solver says so, or could not see a gain that large any more.
         message: the solver's own words.
     """
 
@@ -173,15 +174,32 @@ def polish(
         callback=report,
         options={"maxiter": max_steps, "ftol": tolerance},
     )
-    objective, used, _, _ = at(solution.x)
-    feasible = bool(np.all(used <= limits))
+    objective, used, slope, rows = at(solution.x)
+    finished = bool(solution.success)
+    if solution.status == NO_DESCENT:
+        # where rounding leaves the solver no way down, it is at the optimum if a Newton step would gain less than
+        # asked: half the squared slope, in leaves whose curvature is of the order of 1
+        gradient = slope / max(objective, NOTHING)
+        position = axes.along(np.stack([lowest, highest]))
+        inside = ~((solution.x <= position[0]) & (gradient < 0) | (solution.x >= position[1]) & (gradient > 0))
+        scaled = rows[:, inside] / tightened[:, None]
+        _, rest = balanced(gradient[inside], scaled, np.asarray(excess(used, tightened)) > -ACTIVE)
+        finished = float(rest @ rest) < 2 * tolerance
     return Polished(
         with_values(design, sensitivities.names, whole(solution.x)),
         objective,
         used,
-        bool(solution.success) and feasible,
+        finished and bool(np.all(used <= limits)),
         str(solution.message),
     )
+
+
+def balanced(gradient: np.ndarray, rows: np.ndarray, binding: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Non-negative multipliers of the binding rows that balance a gradient best, and what they leave of it."""
+    multipliers = np.zeros(len(rows))
+    if binding.any():
+        multipliers[binding], _ = scipy.optimize.nnls(rows[binding].T, gradient)
+    return multipliers, gradient - multipliers @ rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -255,9 +273,5 @@ def certify(
     over = np.asarray(excess(jnp.asarray(used), jnp.asarray(limits)))
     binding, free = over > -active, moving(sensitivities, held)
     scaled = rows[:, free] / limits[:, None]
-    gradient = slope[free] / objective
-    multipliers = np.zeros(len(limits))
-    if binding.any():
-        multipliers[binding], _ = scipy.optimize.nnls(scaled[binding].T, gradient)
-    residual = np.linalg.norm(gradient - multipliers @ scaled)
-    return Certificate(multipliers * objective / limits, binding, float(residual), float(over.max()))
+    multipliers, rest = balanced(slope[free] / objective, scaled, binding)
+    return Certificate(multipliers * objective / limits, binding, float(np.linalg.norm(rest)), float(over.max()))

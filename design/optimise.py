@@ -159,7 +159,7 @@ class Run:
         parts = [split(design) for design in self.starts(initial)]
         rest = parts[0][1]
         steps = -(-self.search.steps // CHUNK) * CHUNK
-        climb = Ascent(self.study.problem, rest, steps=steps, chunk=CHUNK)
+        climb = Ascent(self.study.problem, rest, steps=steps, chunk=CHUNK, method=self.search.method)
         state = climb.start(stack([trainable for trainable, _ in parts]), constraints=len(self.study.problem.limits))
         lanes = len(parts)
         limits = jnp.tile(jnp.asarray(self.study.problem.limits), (lanes, 1))

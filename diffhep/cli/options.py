@@ -16,7 +16,8 @@ from typing import Annotated, Any
 import tyro
 
 from diffhep.design.config import STUDIES
-from diffhep.settings import Settings, settings_from
+from diffhep.quantities import without_units
+from diffhep.settings import Settings, settings_from, units_of
 
 QUIET = tyro.conf.FlagCreatePairsOff
 
@@ -121,6 +122,7 @@ def take_config(args: list[str], model: type[Settings]) -> tuple[list[str], Sett
             except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
                 msg = f"{file}: not valid TOML ({error})"
                 raise ValueError(msg) from None
-            # a run's own config.toml serves as well
-            return rest, settings_from(model, values.get("settings", values), source=str(file))
+            # a run's own config.toml serves as well: made by a machine, it has plain numbers
+            plain = values.get("settings") or without_units(values, units_of(model), source=str(file))
+            return rest, settings_from(model, plain, source=str(file))
     return args, model()

@@ -26,7 +26,7 @@ def fields(model: type[BaseModel], prefix: str = ""):
 
 FIELDS = fields(HiggsDiphotonSettings)
 PATHS = {"samples.signal", "samples.background", "samples.jets"}
-NUMBERS = sorted(FIELDS.keys() - PATHS)
+NUMBERS = sorted(FIELDS.keys() - PATHS - {"search.method"})
 UNITS = {"", "GeV", "mm", "pb", "1/fb", "1/GeV", "1/(cm^2 s)", "Hz", "bit", "count", "cost unit", "cost unit/layer"}
 UNITS |= {"cost unit/mm"}
 

@@ -5,7 +5,7 @@ import itertools
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
@@ -107,12 +107,14 @@ def test_no_constraint_that_binds():
     assert_allclose(certificate.excess, 16 / 30 - 1, rtol=1e-5)
 
 
+# where rounding left the solver no way down although it had arrived, on one machine of two
+@example(powers=(1.5, 2.78125), prices=(1.875, 1.0625), cost=48.0, factors=(1.390625, 1.90625))
 @settings(max_examples=20)
 @given(
-    st.tuples(st.floats(0.3, 3.0), st.floats(0.3, 3.0)),
-    st.tuples(st.floats(0.5, 2.0), st.floats(0.5, 2.0)),
-    st.floats(2.0, 60.0),
-    st.tuples(st.floats(0.5, 2.0), st.floats(0.5, 2.0)),
+    powers=st.tuples(st.floats(0.3, 3.0), st.floats(0.3, 3.0)),
+    prices=st.tuples(st.floats(0.5, 2.0), st.floats(0.5, 2.0)),
+    cost=st.floats(2.0, 60.0),
+    factors=st.tuples(st.floats(0.5, 2.0), st.floats(0.5, 2.0)),
 )
 def test_any_power_law_from_any_start_within_a_factor_of_two(powers, prices, cost, factors):
     """The budget is never exceeded, not by one rounding; optimum, multiplier and residual are those of the text.
