@@ -183,7 +183,7 @@ def polish(
         position = axes.along(np.stack([lowest, highest]))
         inside = ~((solution.x <= position[0]) & (gradient < 0) | (solution.x >= position[1]) & (gradient > 0))
         scaled = rows[:, inside] / tightened[:, None]
-        _, rest = balanced(gradient[inside], scaled, np.asarray(excess(used, tightened)) > -ACTIVE)
+        _, rest = balanced(gradient[inside], scaled, used / tightened - 1 > -ACTIVE)
         finished = float(rest @ rest) < 2 * tolerance
     return Polished(
         with_values(design, sensitivities.names, whole(solution.x)),

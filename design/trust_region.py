@@ -122,6 +122,7 @@ def optimise_black_box(
     worth: float = 0.001,
     seed: int = 0,
     progress: Callable[[str, float], None] | None = None,
+    on_update: Callable[[BlackBoxUpdate], None] | None = None,
 ) -> BlackBoxResult:
     """Make a black box's objective large within a budget of events.
 
@@ -135,6 +136,7 @@ def optimise_black_box(
         worth: relative gain below which no more events are asked for.
         seed: of every random number; the same seed gives the same result.
         progress: called with the phase and the fraction of the events spent.
+        on_update: called with every update.
 
     Raises:
         ValueError: a budget of events that is too small for one update, constraints that no design nearby meets, or
@@ -147,7 +149,7 @@ def optimise_black_box(
         msg = f"got calls {calls}, significance {significance}, worth {worth}: wanted at least 1, above 0, at least 0"
         raise ValueError(msg)
     search = Search(box, events, calls, significance, worth, seed, progress or (lambda phase, fraction: None))
-    return search.run(radius)
+    return search.run(radius, on_update or (lambda update: None))
 
 
 class Search:
@@ -173,7 +175,7 @@ class Search:
         self.updates: list[BlackBoxUpdate] = []
         self.first = WIDEST
 
-    def run(self, radius: float) -> BlackBoxResult:
+    def run(self, radius: float, on_update: Callable[[BlackBoxUpdate], None]) -> BlackBoxResult:
         """From the feasible design next to the layout to where no significant step is left."""
         centre, self.first = self.surface.nearest_feasible(), radius
         self.measured.simulate(centre)
@@ -188,15 +190,16 @@ class Search:
             model = self.measured.fit(centre, radius)
             trial = self.surface.propose(model)
             update = self.judge(model, trial)
+            ended, spent = update.action in ("stop", "refused"), not self.affords(self.points)
+            if spent and not ended:
+                update = dataclasses.replace(update, reason=update.reason + "; the events are spent")
             self.updates.append(update)
-            if update.action in ("stop", "refused"):
-                break
+            on_update(update)
             if update.action == "step":
                 centre = trial
-            radius = self.resized(update, model, trial)
-            if not self.affords(self.points):
-                self.updates[-1] = dataclasses.replace(update, reason=update.reason + "; the events are spent")
+            if ended or spent:
                 break
+            radius = self.resized(update, model, trial)
             self.measured.surround(centre, radius, self.calls)
         return self.finish(centre)
 

@@ -10,23 +10,32 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-# XLA reports two scheduling hints as missing CPU features whenever it loads from the cache below (2 kB a time)
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# as the command does (diffhep.cli.terminal): programs are as fast and compile in two thirds of the time;
-# `XLA_FLAGS= make test` does without
-os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
-import jax
-
 ROOT = Path(__file__).resolve().parent.parent
+
+# before JAX is imported, and for the processes that tests start as well; what is set outside stays
+SURROUNDINGS = {
+    # nothing is compiled twice, neither by another process nor in a second run
+    "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache"),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    # XLA reports two scheduling hints as missing CPU features whenever it loads from that cache (2 kB a time)
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+    # compiling is most of what tests do: the older loop emitter (as in diffhep.cli.terminal) takes two thirds of the
+    # time. `XLA_FLAGS= make test` does without
+    "XLA_FLAGS": "--xla_cpu_use_fusion_emitters=false",
+}
+if platform.machine() == "x86_64":
+    # LLVM without its optimisations halves that. It then rounds a product and a sum once in one place and twice in
+    # another, and min(x, y) no longer equals the x that its derivative compares it with: so, no fused multiply-add
+    SURROUNDINGS["XLA_FLAGS"] += " --xla_backend_optimization_level=0 --xla_cpu_max_isa=AVX"
+for name, value in SURROUNDINGS.items():
+    os.environ.setdefault(name, value)
+import jax  # noqa: E402
+
 CI = "CI" in os.environ
 
 # fits and difference quotients need float64; the library itself never touches jax.config
 jax.config.update("jax_enable_x64", True)
-# a second run of the tests spends half the time: nothing is compiled twice
-jax.config.update("jax_compilation_cache_dir", str(ROOT / ".jax_cache"))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-
 # compiling takes seconds now and then, which says nothing about the property
 hypothesis.settings.register_profile("diffhep", deadline=None, max_examples=30)
 hypothesis.settings.register_profile(

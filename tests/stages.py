@@ -44,8 +44,11 @@ from diffhep.surrogates.coordinates import log_jacobian, to_coordinates, to_ener
 from diffhep.surrogates.surrogate import empty_surrogate
 from diffhep.tagging import PhotonTagger, photon_features, readout_fractions
 from diffhep.trigger.classifier import DenseClassifier
+from diffhep.trigger.fixed_point import FixedPoint
+from diffhep.trigger.learned_classifier import LearnedClassifier
 from diffhep.trigger.menu import DiphotonMenu, trigger_features
 from diffhep.trigger.rate import rate
+from diffhep.trigger.resources import Features, ebops, lut_model
 from tests.strategies import measured, photons
 
 
@@ -75,6 +78,13 @@ def menu(**gates: Any) -> DiphotonMenu:
         DenseClassifier.init((5, 4, 1), key=jr.key(3)),
         **gates,
     )
+
+
+def learned_formats() -> LearnedClassifier:
+    """A small network whose bit widths are trained, calibrated on some words."""
+    floating = DenseClassifier.init((3, 4, 2), key=jr.key(3))
+    made = LearnedClassifier.of(floating, input_format=FixedPoint(1, 3, 6), weight_f=3.2, activation_f=2.7)
+    return made.calibrated(made.words(spread(60, -3, 3).reshape(20, 3)))
 
 
 def electron() -> Incidence:
@@ -228,6 +238,7 @@ STAGES: dict[str, Callable[[], Case]] = {
     "DiphotonMenu": lambda: on_stage(menu(), measured()),
     "trigger_features": lambda: Case(lambda t, x: trigger_features(x), (), measured()),
     "rate": lambda: Case(lambda t, x: rate(t(x)), menu(), measured()),
+    "LutModel.luts_of": lambda: Case(lambda t, x: t.luts_of(x), lut_model(), Features(*spread(13, 2, 40))),
     "Chain": chain,
     "counts": soft_counts,
     "Soft": lambda: on_function(lambda s, w: Soft(w)(s), SCORES, 0.7),
@@ -270,5 +281,8 @@ STEPPED: dict[str, Callable[[], Case]] = {
     "flux_counts": moving_counts,
     "StraightThrough": lambda: on_function(lambda s, w: StraightThrough(w)(s), SCORES, 0.7),
     "Score": lambda: on_function(lambda s, w: Score(w)(s, key=jr.key(5)), SCORES, 0.7),
+    "LearnedClassifier": lambda: on_stage(learned_formats(), spread(12, -3, 3).reshape(4, 3)),
+    "LutModel.luts": lambda: Case(lambda t, x: lut_model().luts(t), learned_formats(), ()),
+    "ebops": lambda: Case(lambda t, x: ebops(t), learned_formats(), ()),
     "DiphotonMenu, hard": lambda: on_stage(menu(energy_gate=Hard(), score_gate=Hard()), measured()),
 }

@@ -1,11 +1,8 @@
 """The command line: what each verb prints, and how it refuses bad input."""
 
 import json
-import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +10,7 @@ import pytest
 import uproot
 
 from diffhep import cli
+from tests.killing import kill_at
 
 SMALL = (
     "--samples.design-events=400",
@@ -27,19 +25,9 @@ SMALL = (
 )
 
 
-def environment() -> dict[str, str]:
-    cache = Path(__file__).parents[1] / ".jax_cache"
-    extra = {
-        "JAX_COMPILATION_CACHE_DIR": str(cache),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "TF_CPP_MIN_LOG_LEVEL": "3",
-    }
-    return {**os.environ, **extra}
-
-
 def diffhep(*args: str | Path, timeout: float = 600) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "diffhep.cli", *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment(), check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -87,19 +75,12 @@ def test_every_gradient_of_the_run_equals_finite_differences(run):
     assert all(row["passed"] for row in result["audit"]), [r for r in result["audit"] if not r["passed"]]
 
 
+# a study without networks is killed and resumed in tests/design/test_parametric_run.py, in a tenth of the time
+@pytest.mark.long
 def test_killed_and_resumed_run_ends_with_the_same_result(run, tmp_path):
     reference = run[1]
     folder = tmp_path / "killed"
-    command = [sys.executable, "-m", "diffhep.cli", "optimise", "higgs-diphoton", "-o", str(folder), *SMALL]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment())
-    metrics, deadline = folder / "metrics.jsonl", time.monotonic() + 500
-    while not (metrics.exists() and '"ascent"' in metrics.read_text()):
-        assert process.poll() is None, "the run ended before it could be killed"
-        assert time.monotonic() < deadline, "the run never came to the ascent"
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not (folder / "result.json").exists()
+    kill_at(["optimise", "higgs-diphoton", "-o", str(folder), *SMALL], '"ascent"', folder)
     resumed = diffhep("optimise", "higgs-diphoton", "-o", folder, "--resume", "--json")
     assert resumed.returncode == 0, resumed.stderr
     result = json.loads(resumed.stdout)

@@ -5,7 +5,8 @@ Photons of one energy, each with its own conversion depth, shower leakage, sampl
 relative root mean square in per cent; cost and depth are limited as in `diffhep.design.studies.ecal_resolution`. The
 number of layers is fixed.
 
-This is the file to copy for a simulator of your own: replace `measured_energies` by whatever runs Geant4.
+This is the file to copy for a simulator of your own: replace `measured_energies` by whatever runs Geant4, and start
+`diffhep black-box FILE.py -o DIR --events N`, which asks `box` below for what it is to make large.
 """
 
 import jax
@@ -15,7 +16,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from diffhep.design.black_box import BlackBox
 from diffhep.design.problem import Constraint
-from diffhep.design.reference_config import EcalResolutionSettings
+from diffhep.design.reference_config import EcalBudgetSettings, EcalResolutionSettings, EcalStackSettings
 from diffhep.detector import SamplingCalorimeter
 from diffhep.events import Events
 from diffhep.parameters import Param
@@ -50,6 +51,12 @@ def ecal_black_box(settings: EcalResolutionSettings, *, events: int = 1500) -> B
         constraints=(Constraint("cost", b.cost, "cost unit"), Constraint("depth", b.depth, "mm")),
         used=used,
     )
+
+
+def box() -> BlackBox:
+    """Case C2 of the reference (a cost of 60, 53 layers) from a stack that is much too thin."""
+    stack = EcalStackSettings(absorber=1.8, active=1.8, layers=53)
+    return ecal_black_box(EcalResolutionSettings(calorimeter=stack, budget=EcalBudgetSettings(cost=60)), events=600)
 
 
 def stack_of(settings: EcalResolutionSettings, design: dict[str, float]) -> SamplingCalorimeter:

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable
 
+from diffhep.cli.black_box import black_box
 from diffhep.cli.doctor import doctor
 from diffhep.cli.events import generate
 from diffhep.cli.firmware import trigger
@@ -19,6 +20,7 @@ Differentiable high-energy physics: from events to a better detector and its tri
   evaluate STUDY --design FILE [overrides]                         a design on held-out events, relaxed and hard
   audit STUDY [--design FILE] [overrides]                          every gradient against finite differences
   studies                                                          the shipped studies
+  black-box FILE.py -o DIR --events N [--resume]                   the best design of a simulator without gradients
   infer WORKSPACE.json [--patch P] [--impacts] [--toys N] [-o DIR] fit, CLs, significance and limit of a pyhf workspace
   generate pythia PROCESS -n N -o FILE.root                        events from Pythia 8
   generate geant4 -n N -o FILE.npz [options] [--resume]            showers in a sampling calorimeter from Geant4
@@ -37,6 +39,7 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "evaluate": evaluate,
     "audit": audit,
     "studies": studies,
+    "black-box": black_box,
     "infer": infer,
     "generate": generate,
     "trigger": trigger,

@@ -1,4 +1,4 @@
-"""The verb of the trigger's firmware: trigger export, trigger verify."""
+"""The verb of the trigger's firmware: trigger train, export, verify."""
 
 import sys
 from importlib.util import find_spec
@@ -9,11 +9,13 @@ import tyro
 
 from diffhep.cli.options import one_of, parse
 from diffhep.cli.terminal import print_json, start_jax
+from diffhep.cli.trigger_training import trigger_train
 
 
 def trigger(args: list[str]) -> int:
-    """Export of the trigger to an FPGA project, and its proof."""
-    return one_of({"export": trigger_export, "verify": trigger_verify}, args, "diffhep trigger", "trigger action")
+    """Triggers as firmware: trained, exported, proved."""
+    verbs = {"train": trigger_train, "export": trigger_export, "verify": trigger_verify}
+    return one_of(verbs, args, "diffhep trigger", "trigger action")
 
 
 def trigger_export(args: list[str]) -> int:
@@ -62,9 +64,15 @@ def trigger_verify(args: list[str]) -> int:
     )
     start_jax()
     from diffhep.trigger import verify
+    from diffhep.trigger.trained import is_training, verify_training
 
     events = None if options.events is None else read_rows(options.events)
-    found = verify(options.folder, n=options.n, seed=options.seed, inputs=events, synthesis=options.synthesis)
+    if is_training(options.folder):
+        found = verify_training(
+            options.folder, n=options.n, seed=options.seed, features=events, synthesis=options.synthesis
+        )
+    else:
+        found = verify(options.folder, n=options.n, seed=options.seed, inputs=events, synthesis=options.synthesis)
     say_missing(found["missing"])
     if options.json:
         print_json(found)

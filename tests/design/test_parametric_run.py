@@ -14,6 +14,7 @@ from diffhep.design.exact import with_values
 from diffhep.design.front import hypervolume
 from diffhep.design.studies import open_study
 from diffhep.parameters import named_params
+from tests.killing import kill_at
 
 SMALL = ("--search.starts=10", "--search.pareto=30", "--search.grid=3", "--search.steps=40")
 
@@ -110,6 +111,16 @@ def test_resuming_a_finished_run_gives_the_same_result(run, capsys):
     again = json.loads(capsys.readouterr().out)
     times = ("timing", "gradient_cost_ratio", "compilations")
     assert {k: v for k, v in again.items() if k not in times} == {k: v for k, v in result.items() if k not in times}
+
+
+def test_a_killed_run_goes_on_and_ends_the_same(run, tmp_path, capsys):
+    folder = tmp_path / "killed"
+    kill_at(["optimise", "ecal-resolution", "-o", str(folder), *SMALL], '"ascent"', folder)
+    assert cli.main(["optimise", "ecal-resolution", "-o", str(folder), "--resume", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    # times, and how often a process that did less had to compile
+    times = ("timing", "gradient_cost_ratio", "compilations")
+    assert {k: v for k, v in result.items() if k not in times} == {k: v for k, v in run[1].items() if k not in times}
 
 
 def test_a_design_of_another_study_is_refused(run, capsys):
