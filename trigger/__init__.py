@@ -6,6 +6,12 @@ from diffhep.trigger.fixed_point import FixedPoint as FixedPoint
 from diffhep.trigger.fixed_point import decode as decode
 from diffhep.trigger.fixed_point import encode as encode
 from diffhep.trigger.fixed_point import quantise as quantise
+from diffhep.trigger.labelled import five_classes as five_classes
+from diffhep.trigger.labelled import read_labelled as read_labelled
+from diffhep.trigger.learned import LearnedLinear as LearnedLinear
+from diffhep.trigger.learned import Quantiser as Quantiser
+from diffhep.trigger.learned_classifier import LearnedClassifier as LearnedClassifier
+from diffhep.trigger.learning import fit_formats as fit_formats
 from diffhep.trigger.lowering import Words as Words
 from diffhep.trigger.lowering import trace as trace
 from diffhep.trigger.menu import TRIGGER_SUMS as TRIGGER_SUMS
@@ -17,6 +23,10 @@ from diffhep.trigger.quantised import QuantisedClassifier as QuantisedClassifier
 from diffhep.trigger.quantised import quantised as quantised
 from diffhep.trigger.rate import rate as rate
 from diffhep.trigger.rate import turn_on as turn_on
+from diffhep.trigger.resources import LutModel as LutModel
+from diffhep.trigger.resources import ebops as ebops
+from diffhep.trigger.resources import lut_model as lut_model
 from diffhep.trigger.rtl import export_rtl as export_rtl
+from diffhep.trigger.trained import write_firmware as write_firmware
 from diffhep.trigger.verify import verify as verify
 from diffhep.trigger.verify_rtl import verify_rtl as verify_rtl

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from diffhep.stage import AbstractStage
 from diffhep.trigger.checks import check_exponents, check_inputs, check_layers
+from diffhep.trigger.fixed_point import FixedPoint
 from diffhep.trigger.modes import power_of_two
 
 
@@ -109,6 +110,11 @@ class DenseClassifier(AbstractStage):
         """The biases of the same network without offsets: the first becomes b - W o."""
         first = self.biases[0] - self.weights[0] @ jnp.asarray(self.offsets)
         return (first, *self.biases[1:])
+
+
+def feature_formats(format: FixedPoint, exponents: Sequence[int]) -> tuple[FixedPoint, ...]:
+    """The format of each feature in its own unit: that of the scaled features with its binary point moved by e_j."""
+    return tuple(FixedPoint(format.k, format.i + e, format.f - e, format.rounding, format.overflow) for e in exponents)
 
 
 def scale(x: Float[Array, "*event n"], exponents: tuple[int, ...]) -> Float[Array, "*event n"]:

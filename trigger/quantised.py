@@ -25,7 +25,7 @@ from diffhep.trigger.checks import (
     check_layers,
     read_codes,
 )
-from diffhep.trigger.classifier import DenseClassifier, scale
+from diffhep.trigger.classifier import DenseClassifier, feature_formats, scale
 from diffhep.trigger.fixed_point import FixedPoint, decode, encode, format_for, quantise, requantise, require_x64
 from diffhep.trigger.modes import Overflow, Rounding
 from diffhep.trigger.primitive import quantise_kif
@@ -97,8 +97,7 @@ class QuantisedClassifier(AbstractStage):
 
     def feature_formats(self) -> tuple[FixedPoint, ...]:
         """The format of each feature in its own unit: the input format with its binary point moved by $e_j$."""
-        f = self.input_format
-        return tuple(FixedPoint(f.k, f.i + e, f.f - e, f.rounding, f.overflow) for e in self.exponents)
+        return feature_formats(self.input_format, self.exponents)
 
     def accumulator(self, number: int) -> FixedPoint:
         """The format that holds every sum of a layer exactly, whatever its weights and inputs.

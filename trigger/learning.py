@@ -1,0 +1,260 @@
+"""From events to a front of networks: the phases of `diffhep.trigger.format_training`, with checkpoints."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jaxtyping import Array, Float, PyTree
+
+from diffhep.io import RunFolder
+from diffhep.trigger.classifier import DenseClassifier
+from diffhep.trigger.config import TriggerTraining
+from diffhep.trigger.fixed_point import FixedPoint
+from diffhep.trigger.format_training import (
+    Cost,
+    FormatState,
+    FormatTraining,
+    Pressure,
+    accuracy,
+    classification_loss,
+)
+from diffhep.trigger.labelled import Labelled
+from diffhep.trigger.learned_classifier import LearnedClassifier
+from diffhep.trigger.resources import ebops, lut_model
+
+SLOTS = 32  # sizes between the smallest and the largest, for each of which the best network is kept
+SPAN = 200.0  # ratio of the largest to the smallest
+CALIBRATION = 20_000  # events on which ranges are found during training; all of them at the end
+CHECKPOINT = "checkpoints/formats.eqx"
+
+
+@dataclass(frozen=True)
+class Split:
+    """Events to train on, to choose by and to judge by, as words that have arrived.
+
+    Attributes:
+        train, choose, judge: (words, labels), float32 and int32.
+    """
+
+    train: tuple[Array, Array]
+    choose: tuple[Array, Array]
+    judge: tuple[Array, Array]
+
+
+@dataclass(frozen=True)
+class FrontMember:
+    """One network of a front: as hardware has it, in double precision, with what it reaches and takes."""
+
+    network: LearnedClassifier
+    accuracy: float
+    loss: float
+    cost: float
+
+
+class Kept(eqx.Module):
+    """The best network of every size, and in the last slot the best within the budget; accuracy -1: none yet."""
+
+    weights: PyTree
+    accuracy: Float[np.ndarray, " slot"]
+    cost: Float[np.ndarray, " slot"]
+    multiplier: Float[np.ndarray, " slot"]
+
+    @staticmethod
+    def empty(network: LearnedClassifier) -> "Kept":
+        """Nothing kept, for networks like this one."""
+        slots = SLOTS + 1
+        weights = jax.tree.map(lambda x: np.zeros((slots, *x.shape), x.dtype), eqx.filter(network, eqx.is_array))
+        return Kept(weights, np.full(slots, -1.0), np.zeros(slots), np.zeros(slots))
+
+    def offer(
+        self,
+        network: LearnedClassifier,
+        accuracy: float,
+        cost: float,
+        *,
+        largest: float,
+        limit: float,
+        multiplier: float,
+    ) -> None:
+        """Keep a network where it is better than what is there."""
+        share = np.log(max(largest / max(cost, 1e-9), 1.0)) / np.log(SPAN)
+        slots = [min(int(SLOTS * share), SLOTS - 1)] + ([SLOTS] if 0 < cost <= limit else [])
+        for slot in slots:
+            if (accuracy, -cost) > (self.accuracy[slot], -self.cost[slot]):
+                self.accuracy[slot], self.cost[slot], self.multiplier[slot] = accuracy, cost, multiplier
+                pairs = zip(
+                    jax.tree.leaves(self.weights), jax.tree.leaves(eqx.filter(network, eqx.is_array)), strict=True
+                )
+                for all_slots, array in pairs:
+                    all_slots[slot] = np.asarray(array)
+
+    def network(self, slot: int, like: LearnedClassifier) -> LearnedClassifier:
+        """The network of a slot, of the structure of another one."""
+        arrays = jax.tree.map(lambda x: jnp.asarray(x[slot]), self.weights)
+        return eqx.combine(arrays, eqx.filter(like, eqx.is_array, inverse=True))
+
+    def front(self) -> list[int]:
+        """The slots that no other one beats, by falling cost."""
+        filled = [slot for slot in range(SLOTS + 1) if self.accuracy[slot] >= 0]
+        filled.sort(key=lambda slot: (self.cost[slot], -self.accuracy[slot]))
+        best, out = -1.0, []
+        for slot in filled:
+            if self.accuracy[slot] > best:
+                best = self.accuracy[slot]
+                out.append(slot)
+        return out[::-1]
+
+
+def split_events(sample: Labelled, words: Array, *, held_out: float, seed: int) -> Split:
+    """A random split; half of what is held out is for choosing, half for judging."""
+    order = np.random.default_rng([seed, 7]).permutation(len(sample.labels))
+    away = max(2, round(held_out * len(order)))
+    parts = np.split(order, [away // 2, away])
+    pair = lambda rows: (jnp.asarray(words[rows], jnp.float32), jnp.asarray(sample.labels[rows], jnp.int32))
+    return Split(pair(parts[2]), pair(parts[0]), pair(parts[1]))
+
+
+def first_network(settings: TriggerTraining, sample: Labelled) -> LearnedClassifier:
+    """A network with random weights for the features of a sample, in the formats to begin with.
+
+    Raises:
+        ValueError: the input format is not understood, or most values of a feature lie outside of it.
+    """
+    given, key = settings.network, jr.key(settings.schedule.seed)
+    outputs = 1 if sample.classes == 2 else sample.classes
+    floating = DenseClassifier.init((sample.features.shape[1], *given.hidden, outputs), key=key)
+    floating = floating.standardised_to(sample.features)
+    network = LearnedClassifier.of(
+        floating,
+        input_format=FixedPoint.parse(given.input_format),
+        granularity=given.granularity,
+        weight_f=given.weight_bits,
+        activation_f=given.activation_bits,
+    )
+    scaled = np.ldexp(sample.features, -np.asarray(network.exponents))
+    outside = np.mean(np.abs(scaled - np.asarray(network.words(sample.features))) > network.input_format.lsb, axis=0)
+    if outside.max() > 0.5:
+        j = int(outside.argmax())
+        msg = f"{sample.source}: {outside[j]:.0%} of {sample.names[j]} lie outside {network.input_format} times "
+        msg += f"2^{network.exponents[j]}; give input_format more integer bits"
+        raise ValueError(msg)
+    return network
+
+
+def single(network: LearnedClassifier) -> LearnedClassifier:
+    """The network in single precision, in which it is trained."""
+    narrow = lambda x: x.astype(jnp.float32) if eqx.is_inexact_array(x) else x
+    return jax.tree.map(narrow, network)
+
+
+def fit_formats(
+    settings: TriggerTraining,
+    sample: Labelled,
+    *,
+    run: RunFolder | None = None,
+    progress: Callable[[str, float], None] | None = None,
+) -> tuple[list[FrontMember], Split]:
+    """Train a network and its formats: the front of accuracy against cost, by falling cost, and the split of events.
+
+    What a member reaches is counted on the events for choosing, by the network as hardware has it.
+
+    Args:
+        settings: of the training.
+        sample: the events.
+        run: where checkpoints and metrics go, and where a killed training is found again.
+        progress: called with the phase and the share done.
+
+    Raises:
+        ValueError: events that do not fit the input format.
+    """
+    schedule, say = settings.schedule, progress or (lambda phase, share: None)
+    network = first_network(settings, sample)
+    data = split_events(sample, network.words(sample.features), held_out=settings.data.held_out, seed=schedule.seed)
+    calibration = data.train[0][:CALIBRATION]
+    network = single(network.calibrated(calibration.astype(jnp.float64)))
+    cost: Cost = lut_model().luts if schedule.cost == "luts" else ebops
+    limit = settings.firmware.budget or 0.0
+    polish = schedule.polish if limit else 0
+    steps, chunk = schedule.warm_up + schedule.ramp + polish, schedule.checkpoint
+    wrap = settings.network.overflow == "WRAP"
+    training = FormatTraining(
+        network,
+        cost,
+        chunk=chunk,
+        batch=schedule.batch,
+        rate=schedule.rate,
+        phases=(schedule.warm_up, ramp_end := schedule.warm_up + schedule.ramp, steps),
+        stairs=schedule.stairs,
+        wrap=wrap,
+        margin=settings.network.margin,
+        key=jr.key(schedule.seed + 1),
+    )
+    phases: Mapping[str, Pressure] = {
+        "warm-up": Pressure(0, schedule.warm_up),
+        "ramp": Pressure(schedule.warm_up, ramp_end, 1.0, schedule.first_price, schedule.last_price),
+        "budget": Pressure(ramp_end, steps, limit=limit),
+    }
+    state, ranges = training.first, training.ranges
+    hard, _, first = training.judge(state, ranges, calibration, data.choose)
+    largest, kept = np.array(float(first[2])), Kept.empty(hard)
+    if run is not None and run.has(CHECKPOINT):
+        state, ranges, kept = run.load_tree(CHECKPOINT, (state, ranges, kept))
+    done = int(state.step)
+    for name, pressure in phases.items():
+        while pressure.begin <= done < pressure.end:
+            if name == "budget" and done == pressure.begin:
+                state, ranges = nearest(training, kept, hard, state, limit)
+            state, means = training.advance(state, ranges, data.train, pressure)
+            hard, ranges, found = training.judge(state, ranges, calibration, data.choose)
+            done, taken = int(state.step), float(found[2])
+            kept.offer(
+                hard,
+                float(found[0]),
+                taken,
+                largest=float(largest),
+                limit=limit,
+                multiplier=float(state.multiplier),
+            )
+            if run is not None:
+                run.save_tree(CHECKPOINT, (state, ranges, kept))
+                record = {"loss": means[0], "accuracy": found[0], "held_out": found[1], "cost": taken}
+                run.log({"phase": name, "step": done, **record, "multiplier": state.multiplier})
+            say(name, (done - pressure.begin) / (pressure.end - pressure.begin))
+    return [member(training, kept.network(slot, hard), data) for slot in kept.front()], data
+
+
+def nearest(
+    training: FormatTraining, kept: Kept, like: LearnedClassifier, state: FormatState, limit: float
+) -> tuple[FormatState, PyTree]:
+    """The kept network from which a budget is met: the smallest above it, or the largest of all."""
+    front = kept.front()
+    above = [slot for slot in front if kept.cost[slot] >= limit]
+    slot = above[-1] if above else front[0]
+    weights, ranges = training.parts(kept.network(slot, like))
+    multiplier = jnp.asarray(kept.multiplier[slot], state.multiplier.dtype)
+    return FormatState(weights, state.optimiser, multiplier, state.step), ranges
+
+
+def member(training: FormatTraining, network: LearnedClassifier, data: Split) -> FrontMember:
+    """A kept network with the ranges of all training events, in double precision."""
+    widened = eqx.filter_jit(training.final)(network.frozen(), data.train[0].astype(jnp.float64))
+    exact = widened.frozen()
+    found = measured(exact, *data.choose)
+    return FrontMember(exact, found["accuracy"], found["loss"], float(eqx.filter_jit(training.cost)(exact)))
+
+
+@eqx.filter_jit
+def judged(network: LearnedClassifier, words: Array, labels: Array) -> tuple[Array, Array]:
+    """Accuracy and loss [nat] of a network, in double precision."""
+    logits = network.logits(words.astype(jnp.float64))
+    return accuracy(logits, labels), classification_loss(logits, labels)
+
+
+def measured(network: LearnedClassifier, words: Array, labels: Array) -> dict[str, float]:
+    """Accuracy and loss [nat] of a network on events."""
+    right, loss = judged(network, words, labels)
+    return {"accuracy": float(right), "loss": float(loss)}

@@ -1,0 +1,37 @@
+"""What a network takes on a device, counted: Verilog in a folder of its own, and yosys on it."""
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from diffhep.trigger.learned_classifier import LearnedClassifier
+from diffhep.trigger.lowering import Words, trace
+from diffhep.trigger.project import DEFAULT_PART
+from diffhep.trigger.rtl import write_rtl
+from diffhep.trigger.simulation import synthesise
+from diffhep.trigger.verify_rtl import INSTALL
+
+
+def synthesised(network: LearnedClassifier, *, levels_per_stage: int | None) -> dict[str, Any]:
+    """What a network takes: `luts`, `flip_flops`, `tool`, and da4ml's `cost`, `levels` and `cycles`.
+
+    Args:
+        network: frozen.
+        levels_per_stage: adders between two registers; None for logic without a clock.
+
+    Raises:
+        ValueError: yosys or da4ml is missing, or the network cannot be exported.
+    """
+    yosys = shutil.which("yosys")
+    if yosys is None:
+        msg = f"synthesis: yosys not found: {INSTALL['yosys']}"
+        raise ValueError(msg)
+    traced = trace(network.logits, Words((network.inputs,), network.input_format))
+    settings: dict[str, Any] = {"name": "trigger", "clock_period_ns": 5.0, "part": DEFAULT_PART}
+    with tempfile.TemporaryDirectory(prefix="diffhep-synthesis-") as name:
+        folder = Path(name) / "project"
+        card = write_rtl(folder, traced, levels_per_stage=levels_per_stage, **settings)
+        found = synthesise(folder, "trigger", yosys)
+    taken = {"luts": found["luts"], "flip_flops": found["flip_flops"], "tool": found["tool"]}
+    return taken | {"cost": card["estimated_luts"], "levels": card["levels"], "cycles": card["latency_cycles"]}
