@@ -24,6 +24,7 @@ SYMBOLS = {
     "Hz": ("frequency", 1.0),
     "kHz": ("frequency", 1e3),
     "MHz": ("frequency", 1e6),
+    **{name: ("data", size) for name, size in (("B", 1.0), ("kB", 1e3), ("MB", 1e6), ("GB", 1e9))},
 }
 FACTOR = re.compile(r"([A-Za-z]+)(?:\^([\d.]+))?")
 ROOT = re.compile(r"\^\((\d+)/(\d+)\)")

@@ -3,6 +3,8 @@
 This module imports neither jax nor anything that does, so that the command line can print its help at once.
 """
 
+import tomllib
+from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -26,6 +28,18 @@ def settings_from(model: type[Model], values: dict[str, Any], *, source: str) ->
         where = ".".join(str(part) for part in first["loc"])
         got = "" if first["type"] in ("missing", "extra_forbidden") else f", got {first['input']!r}"
         msg = f"{source}: {where}: {first['msg']}{got}"
+        raise ValueError(msg) from None
+
+
+def read_toml(file: Path) -> dict[str, Any]:
+    """The values of a TOML file; a ValueError with one line that names it if it is none."""
+    try:
+        return tomllib.loads(file.read_text())
+    except OSError as error:
+        msg = f"{file}: cannot be read ({error.strerror})"
+        raise ValueError(msg) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        msg = f"{file}: not valid TOML ({error})"
         raise ValueError(msg) from None
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -35,6 +36,12 @@ from diffhep.detector import (
 from diffhep.detector.material import LEAD, POLYSTYRENE, SILICON
 from diffhep.gates import Boundary, Hard, Score, Soft, StraightThrough
 from diffhep.histogram import counts, flux_counts
+from diffhep.inference import BinnedModel, Data
+from diffhep.inference.asymptotics import asimov_significance
+from diffhep.inference.categories import category_counts
+from diffhep.inference.densities import exponential, gaussian
+from diffhep.inference.hybrid import HybridModel
+from diffhep.inference.unbinned import Component, UnbinnedModel
 from diffhep.kinematics import delta_r, diphoton_mass, energy_of, safe_div, safe_log, safe_norm, safe_sqrt, wrap_phi
 from diffhep.parameters import Param
 from diffhep.reconstruction import PhotonReconstruction, leading_pair, pair_mass, track_covariance
@@ -171,6 +178,40 @@ def reconstruct() -> Case:
     return Case(call, (lead_stack(), scale), measured())
 
 
+def peak_and_slope(shape: Any) -> UnbinnedModel:
+    """A peak of given mean, width and yield on an exponential; built inside the trace."""
+    parts = {
+        "signal": Component(gaussian(shape[0], shape[1]), "mu", shape[2]),
+        "background": Component(exponential("slope"), "background"),
+    }
+    init = {"mu": 1.0, "slope": -0.02, "background": 400.0}
+    return UnbinnedModel(parts, low=100.0, high=160.0, init=init, poi="mu", capacity=600)
+
+
+def unbinned() -> Case:
+    def nll(theta: Any, shape: Any, x: Any, weight: Any) -> Any:
+        model = peak_and_slope(shape)
+        data = model.data(jnp.full(x.shape, 130.0))
+        # `data` holds the events, and would not let a trace choose which of them count
+        return model.nll(theta, eqx.tree_at(lambda d: (d.x, d.weight), data, (x, weight)))
+
+    theta, shape = jnp.array([0.8, -0.03, 380.0]), jnp.array([125.0, 1.7, 60.0])
+    return on_function(nll, theta, shape, spread(9, 101, 159), spread(9, 0.5, 2, 1))
+
+
+def hybrid() -> Case:
+    """Events with and without bins that share a signal strength."""
+
+    def values(theta: Any, shape: Any, counts: Any) -> Any:
+        expected = lambda p, t: t + p[0] * jnp.array([2.0, 9.0])
+        binned = BinnedModel(expected, 50 * shape[1:], names=("mu",), init=(1.0,), constrained=(), poi="mu")
+        both, events = HybridModel(peak_and_slope(shape), binned), peak_and_slope(shape).data(jnp.array([124.0, 140.0]))
+        return both.nll(theta, (events, Data(counts, jnp.zeros(1))))
+
+    theta, shape = jnp.array([0.8, -0.03, 380.0]), jnp.array([125.0, 1.7, 60.0])
+    return on_function(values, theta, shape, jnp.array([80.0, 2990.0]))
+
+
 def chain() -> Case:
     # in an order that is not that of the alphabet
     reconstruction, tagger = PhotonReconstruction(lambda e: 0.01 + 0 * e), PhotonTagger.init(8, width=4, key=jr.key(2))
@@ -241,6 +282,9 @@ STAGES: dict[str, Callable[[], Case]] = {
     "LutModel.luts_of": lambda: Case(lambda t, x: t.luts_of(x), lut_model(), Features(*spread(13, 2, 40))),
     "Chain": chain,
     "counts": soft_counts,
+    "UnbinnedModel.nll": unbinned,
+    "HybridModel.nll": hybrid,
+    "asimov_significance": lambda: on_function(asimov_significance, spread(4, 1, 9), spread(4, 20, 90), 0.1),
     "Soft": lambda: on_function(lambda s, w: Soft(w)(s), SCORES, 0.7),
     "Boundary, smooth": lambda: on_function(lambda s, w: Boundary(w).smooth(s), SCORES, 0.7),
     "draw_shape": lambda: on_function(
@@ -279,6 +323,12 @@ STEPPED: dict[str, Callable[[], Case]] = {
     "Hard": lambda: on_function(lambda s: Hard()(s), SCORES),
     "Boundary": lambda: on_function(lambda s: Boundary(0.7)(s), SCORES),
     "flux_counts": moving_counts,
+    "category_counts": lambda: on_function(
+        lambda x, cuts, w: category_counts(x, cuts, w, bandwidth=0.2),
+        spread(9, 0.9, 1.7),
+        jnp.array([1.1, 1.4]),
+        spread(9, -1, 2, 1),
+    ),
     "StraightThrough": lambda: on_function(lambda s, w: StraightThrough(w)(s), SCORES, 0.7),
     "Score": lambda: on_function(lambda s, w: Score(w)(s, key=jr.key(5)), SCORES, 0.7),
     "LearnedClassifier": lambda: on_stage(learned_formats(), spread(12, -3, 3).reshape(4, 3)),

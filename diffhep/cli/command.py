@@ -24,7 +24,7 @@ Differentiable high-energy physics: from events to a better detector and its tri
   infer WORKSPACE.json [--patch P] [--impacts] [--toys N] [-o DIR] fit, CLs, significance and limit of a pyhf workspace
   generate pythia PROCESS -n N -o FILE.root                        events from Pythia 8
   generate geant4 -n N -o FILE.npz [options] [--resume]            showers in a sampling calorimeter from Geant4
-  trigger train [CONFIG.toml] -o DIR [--resume] [overrides]        a classifier with learned bit widths, as proved Verilog
+  trigger train [CONFIG.toml] -o DIR [--resume] [overrides]        learned bit widths within a budget, as proved Verilog
   trigger export RUN -o DIR                                        a run's trigger classifier for hls4ml and as Verilog
   trigger verify DIR [--n N]                                       C simulation and Verilog against JAX, bit for bit
   surrogate train [CONFIG.toml] -o DIR [--resume] [overrides]      a stand-in for Geant4, conditioned on the stack

@@ -8,7 +8,6 @@ import dataclasses
 import difflib
 import io
 import re
-import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,7 +16,7 @@ import tyro
 
 from diffhep.design.config import STUDIES
 from diffhep.quantities import without_units
-from diffhep.settings import Settings, settings_from, units_of
+from diffhep.settings import Settings, read_toml, settings_from, units_of
 
 QUIET = tyro.conf.FlagCreatePairsOff
 
@@ -114,14 +113,7 @@ def take_config(args: list[str], model: type[Settings]) -> tuple[list[str], Sett
         if word == "--config" or word.startswith("--config="):
             file = Path(word.split("=", 1)[1] if "=" in word else next(iter(args[i + 1 : i + 2]), ""))
             rest = args[:i] + args[i + (1 if "=" in word else 2) :]
-            try:
-                values = tomllib.loads(file.read_text())
-            except OSError as error:
-                msg = f"{file}: cannot be read ({error.strerror})"
-                raise ValueError(msg) from None
-            except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-                msg = f"{file}: not valid TOML ({error})"
-                raise ValueError(msg) from None
+            values = read_toml(file)
             # a run's own config.toml serves as well: made by a machine, it has plain numbers
             plain = values.get("settings") or without_units(values, units_of(model), source=str(file))
             return rest, settings_from(model, plain, source=str(file))

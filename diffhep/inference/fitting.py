@@ -12,6 +12,8 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from diffhep.inference.likelihood import AbstractModel, require_float64
 from diffhep.inference.newton import (
+    CONVERGED,
+    IMPOSSIBLE,
     REASONS,
     Minimum,
     Problem,
@@ -128,8 +130,10 @@ def _fit(
 
     problem, args = Problem(objective, derivatives, tolerance, max_steps, slope), (model, data, values)
     found = attach(problem, search(problem, base[free], args, model.lower[free], model.upper[free]), args)
+    theta = fill(found.theta, values)
+    found = judged(found, model, theta, data)
     return Fit(
-        theta=fill(found.theta, values),
+        theta=theta,
         nll=found.value,
         gradient_norm=found.gradient_norm,
         converged=found.converged,
@@ -232,6 +236,12 @@ def attach_each(
     theta = theta_each(model, data, values, held, found)
     nll = nll_each(model, data, values, held, found)
     return as_fit(model, eqx.tree_at(lambda m: (m.theta, m.value), found, (theta, nll)))
+
+
+def judged(found: Minimum, model: AbstractModel, theta: Float[Array, " parameter"], data: PyTree) -> Minimum:
+    """A minimum that says so if what was observed cannot have come from the model."""
+    fails = (found.status == CONVERGED) & ~model.possible(theta, data)
+    return eqx.tree_at(lambda m: m.status, found, jnp.where(fails, IMPOSSIBLE, found.status))
 
 
 def theta_each(

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
 from diffhep.inference.likelihood import AbstractModel
 
@@ -96,6 +96,11 @@ class HybridModel(AbstractModel):
             at = np.array(place, dtype=int)
             value, gradient, hessian = value + f, gradient.at[at].add(g), hessian.at[np.ix_(at, at)].add(h)
         return value, gradient, hessian
+
+    def possible(self, theta: Float[Array, " parameter"], data: Sequence[PyTree]) -> Bool[Array, ""]:
+        """Whether it is so in every model."""
+        each = [m.possible(t, d) for m, t, d in zip(self.models, self._each(theta), data, strict=True)]
+        return jnp.all(jnp.stack(each))
 
     def asimov(self, theta: Float[Array, " parameter"], data: Sequence[PyTree] | None = None) -> tuple[PyTree, ...]:
         """Those of the models."""

@@ -18,7 +18,7 @@ import numpy as np
 from jax.core import Tracer
 from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
 # below this fraction of the observed count the deviance is continued by its parabola
 FLOOR = 1e-10
@@ -72,6 +72,10 @@ class AbstractModel(eqx.Module):
     def gradient(self, theta: Float[Array, " parameter"], data: PyTree) -> Float[Array, " parameter"]:
         """The gradient of `nll` with respect to `theta`."""
         return jax.grad(self.nll)(theta, data)
+
+    def possible(self, theta: Float[Array, " parameter"], data: PyTree) -> Bool[Array, ""]:
+        """False where something was observed that the model never expects: `nll` is then not a likelihood's."""
+        return jnp.asarray(True)
 
     @abc.abstractmethod
     def asimov(self, theta: Float[Array, " parameter"], data: PyTree | None = None) -> PyTree:
@@ -169,6 +173,10 @@ class BinnedModel(AbstractModel):
     ) -> tuple[Float[Array, ""], Float[Array, " parameter"], Float[Array, "parameter parameter"]]:
         """`nll` with its gradient and Hessian."""
         return binned_derivatives(self.expected, theta, self.constrained, data)
+
+    def possible(self, theta: Float[Array, " parameter"], data: Data) -> Bool[Array, ""]:
+        """Whether something is expected in every bin that has counts."""
+        return expects(data.counts, self.expected(theta))
 
     def asimov(self, theta: Float[Array, " parameter"], data: Data | None = None) -> Data:
         """Expected counts and constraint centres at `theta`."""
@@ -307,6 +315,12 @@ def _poisson_deviance_jvp(primals: tuple, tangents: tuple) -> tuple:
 
 
 poisson_deviance.defjvp(_poisson_deviance_jvp, symbolic_zeros=True)
+
+
+def expects(n: Float[Array, "*bin"], expected: Float[Array, "*bin"]) -> Bool[Array, ""]:
+    """Whether more is expected wherever n is positive than `poisson_deviance` continues from."""
+    _, _, above = _branches(n, expected)
+    return jnp.all(above | (n <= 0))
 
 
 def poisson_slopes(n: Array, expected: Array) -> tuple[Array, Array]:

@@ -20,12 +20,12 @@ import jax.random as jr
 import numpy as np
 from jax.core import Tracer
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from diffhep.inference import gammas as g
 from diffhep.inference.arrangement import arrange
 from diffhep.inference.interpolation import ADDITIVE, MULTIPLICATIVE, AdditiveCode, MultiplicativeCode, with_slopes
-from diffhep.inference.likelihood import AbstractModel, poisson_deviance, require_float64, second_order
+from diffhep.inference.likelihood import AbstractModel, expects, poisson_deviance, require_float64, second_order
 from diffhep.inference.specification import FREE, GAUSS, POISSON, Structure
 from diffhep.kinematics import safe_div, safe_sqrt
 
@@ -172,6 +172,10 @@ class HistFactory(AbstractModel):
         """Half the deviance of all counts and constraints, analytic factors at their best."""
         bins = g.profiled(self.grid(data.counts), *self.parts(theta), self.constraints(data.gammas))
         return jnp.sum(jnp.where(self.mask > 0, bins, 0.0)) + jnp.sum(self._penalty(theta, data.auxiliary))
+
+    def possible(self, theta: Float[Array, " parameter"], data: Observation) -> Bool[Array, ""]:
+        """Whether something is expected in every bin that has counts, before the analytic factors."""
+        return expects(jnp.where(self.mask > 0, self.grid(data.counts), 0.0), jnp.sum(self.yields(theta), axis=1))
 
     def _penalty(self, theta: Array, auxiliary: Array) -> Array:
         kinds = np.array(self.structure.kinds, dtype=int)

@@ -21,8 +21,14 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from diffhep.inference.likelihood import require_float64, second_order
 
-CONVERGED, MAX_STEPS, STALLED, NOT_FINITE = 0, 1, 2, 3
-REASONS = ("converged", "too many steps", "no further descent found", "objective not finite")
+CONVERGED, MAX_STEPS, STALLED, NOT_FINITE, IMPOSSIBLE = 0, 1, 2, 3, 4
+REASONS = (
+    "converged",
+    "too many steps",
+    "no further descent found",
+    "objective not finite",
+    "observed where nothing is expected",
+)
 
 Objective = Callable[[Array, PyTree], Array]
 Derivatives = Callable[[Array, PyTree], tuple[Array, Array, Array]]

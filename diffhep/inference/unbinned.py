@@ -19,10 +19,10 @@ import jax.random as jr
 import numpy as np
 from jax.core import Tracer
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from diffhep.inference.densities import Argument, Density, quadrature
-from diffhep.inference.likelihood import AbstractModel, poisson_deviance, require_finite, require_float64
+from diffhep.inference.likelihood import AbstractModel, expects, poisson_deviance, require_finite, require_float64
 from diffhep.kinematics import safe_div
 
 # cells of the inverse cumulative distribution that pseudo-experiments are drawn from
@@ -205,6 +205,11 @@ class UnbinnedModel(AbstractModel):
         terms = jnp.where(data.weight != 0, data.weight * minus_log, 0.0)
         pulls = jnp.where(np.array(self.constrained, dtype=bool), (theta - data.auxiliary) / self.spread, 0.0)
         return total - jnp.sum(data.weight) + jnp.sum(terms) + 0.5 * jnp.sum(pulls**2)
+
+    def possible(self, theta: Float[Array, " parameter"], data: UnbinnedData) -> Bool[Array, ""]:
+        """Whether the rate is positive, and more than rounding, at every event that counts."""
+        counted = jnp.where(data.weight != 0, 1.0, 0.0)
+        return expects(counted, self.rate(theta, data.x) / data.reference)
 
     def asimov(self, theta: Float[Array, " parameter"], data: UnbinnedData | None = None) -> UnbinnedData:
         """The rate at `theta` on the nodes of a quadrature, with `theta` for the centres of the constraints."""

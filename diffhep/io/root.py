@@ -150,6 +150,43 @@ def read_table(
     return Table(events, n_entries, n_read, float(weights.sum()))
 
 
+def read_branch(
+    path: str | os.PathLike[str], name: str, *, tree: str = "Events", entry_stop: int | None = None
+) -> np.ndarray:
+    """One number for each entry of a tree, such as a score.
+
+    Args:
+        path: a local ROOT file.
+        name: of the branch.
+        tree: name of the tree.
+        entry_stop: read only the entries before this one.
+
+    Raises:
+        ValueError: the file, the tree or the branch is missing, or it does not hold one finite number an entry.
+
+    >>> read_branch(shipped("jets"), "genWeight", entry_stop=3).shape
+    (3,)
+    """
+    path = Path(path)
+    with open_root(path) as file:
+        source = _tree(path, file, tree)
+        if name not in (present := source.keys(recursive=False)):
+            near = difflib.get_close_matches(name, present, n=3, cutoff=0.5)
+            hint = f"nearest: {', '.join(near)}" if near else f"there are {_some(sorted(present))}"
+            msg = f"{path}: tree {tree!r} has no branch {name}; {hint}"
+            raise ValueError(msg)
+        array = _branch(path, source, name, entry_stop)
+    if array.ndim != 1:
+        msg = f"{path}: branch {name} holds a list for each event, wanted one number"
+        raise ValueError(msg)
+    values = ak.to_numpy(array).astype(np.float64)
+    if not np.isfinite(values).all():
+        entry = int(np.argmin(np.isfinite(values)))
+        msg = f"{path}: branch {name} is {values[entry]} in entry {entry}, wanted a finite number"
+        raise ValueError(msg)
+    return values
+
+
 def _pad(ragged: Mapping[str, Any], counts: np.ndarray, width: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Rectangular arrays in descending pt, and their mask."""
     order = ak.argsort(ragged["pt"], axis=1, ascending=False, stable=True)

@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from diffhep.inference import fit, histfactory
+from diffhep.inference import BinnedModel, Data, fit, histfactory
+from diffhep.inference.densities import gaussian
+from diffhep.inference.hybrid import HybridModel
+from diffhep.inference.unbinned import Component, UnbinnedModel
 
 TIGHT = 2.3e-6  # a relative uncertainty seen in a published workspace: 1.9e11 auxiliary events
 
@@ -128,3 +131,55 @@ def test_impossible_input_is_a_failure_not_a_number(specs):
     found = fit(model, broken)
     assert not bool(found.converged)
     assert found.reason == "objective not finite"
+
+
+def counting(background):
+    """Two bins with signal in the first only."""
+    rates = {"s": jnp.array([5.0, 0.0]), "b": jnp.asarray(background)}
+    expected = lambda theta, t: theta[0] * t["s"] + t["b"]
+    return BinnedModel(expected, rates, names=("mu",), init=(1.0,), constrained=(), poi="mu")
+
+
+def peak(low):
+    """Events without bins, whose density is nothing beyond forty standard deviations."""
+    parts = {"peak": Component(gaussian(0.0, 1.0), "mu", 5.0)}
+    return UnbinnedModel(parts, low=low, high=60.0, init={"mu": 1.0}, poi="mu")
+
+
+def impossible(specs):
+    """Name -> model and data with something where the model never expects anything, and the same without it."""
+    binned, empty = counting([20.0, 0.0]), jnp.zeros(1)
+    events = peak(-5.0)
+    factory = histfactory(
+        [
+            {
+                "name": "c",
+                "samples": [
+                    specs.sample("s", np.array([5.0, 0.0]), specs.modifier("mu", "normfactor")),
+                    specs.sample("b", np.array([20.0, 0.0]), specs.modifier("mc", "staterror", [1.0, 0.0])),
+                ],
+            }
+        ]
+    )
+    count = lambda *n: Data(jnp.array(n), empty)
+    return {
+        "binned": (binned, count(23.0, 1.0), count(23.0, 0.0)),
+        "HistFactory": (factory, factory.data(np.array([23.0, 1.0])), factory.data(np.array([23.0, 0.0]))),
+        "unbinned": (events, events.data([0.1, 50.0]), events.data([0.1, 0.3])),
+        "hybrid": (
+            HybridModel(binned, events),
+            (count(23.0, 0.0), events.data([0.1, 50.0])),
+            (count(23.0, 0.0), events.data([0.1])),
+        ),
+    }
+
+
+@pytest.mark.parametrize("name", ["binned", "HistFactory", "unbinned", "hybrid"])
+def test_what_cannot_have_been_observed_is_no_success(specs, name):
+    model, bad, good = impossible(specs)[name]
+    found = fit(model, bad)
+    assert not bool(found.converged)
+    assert found.reason == "observed where nothing is expected"
+    assert bool(jnp.all(jnp.isfinite(found.theta)))
+    again = fit(model, good)
+    assert bool(again.converged), again.reason
