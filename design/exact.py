@@ -67,10 +67,13 @@ class Sensitivities:
     Args:
         problem: what is evaluated.
         names: paths of scalar Params, as in `named_params`.
+
+    Attributes:
+        calls: how often it was called.
     """
 
     def __init__(self, problem: Problem, names: Sequence[str]):
-        self.problem, self.names = problem, tuple(names)
+        self.problem, self.names, self.calls = problem, tuple(names), 0
 
         def used(raw: jax.Array, design: PyTree, context: PyTree) -> jax.Array:
             return problem.outcome(with_values(design, self.names, raw), context).used
@@ -89,6 +92,7 @@ class Sensitivities:
 
     def __call__(self, raw: np.ndarray, design: PyTree) -> tuple[float, np.ndarray, np.ndarray, np.ndarray]:
         """Objective, used, d(objective)/d(raw), d(used)/d(raw)."""
+        self.calls += 1
         moved = unfrozen(with_values(design, self.names, raw))
         value, gradient = self.problem.value_and_grad(*split(moved), self.problem.context)
         used, rows = self.constraints(jnp.asarray(raw), moved, self.problem.context)

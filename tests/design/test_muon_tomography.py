@@ -47,12 +47,13 @@ def test_gradient_of_every_panel_parameter(study):
     check_gradient(study.problem.value_and_grad, study.layout(), study.problem.context)
 
 
-def test_finite_in_the_whole_box(study):
+@pytest.mark.parametrize("random", [60, pytest.param(1000, marks=pytest.mark.long)])
+def test_finite_in_the_whole_box(study, random):
     moving, rest = split(study.layout())
     leaves, structure = jax.tree.flatten(moving)
     rng = np.random.default_rng(5)
     worst = 1 / (np.var(np.array(furnace.HEIGHTS)) / 1e6)
-    shifts = [np.full(len(leaves), 12.0), np.full(len(leaves), -12.0), *rng.normal(0, 4, (60, len(leaves)))]
+    shifts = [np.full(len(leaves), 12.0), np.full(len(leaves), -12.0), *rng.normal(0, 4, (random, len(leaves)))]
     for shift in shifts:
         moved = jax.tree.unflatten(structure, [jnp.asarray(s) for s in shift])
         value, gradient = study.problem.value_and_grad(moved, rest, study.problem.context)

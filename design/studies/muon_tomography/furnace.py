@@ -130,7 +130,8 @@ def seen_heights(
     seen, accepted = observe(layout, incoming, outgoing, (TOP, BOTTOM), noise, jitter=jitter)
     accepted = accepted + NOTHING
     side = taper(seen.point[0], seen.point[1], seen.point_variance[0], seen.point_variance[1])
-    return seen.point[2], clipped_mean_weights(seen, accepted, side), accepted
+    # so it must for the weights: no point of a handful of muons need be seen inside
+    return seen.point[2], clipped_mean_weights(seen, accepted, side) + NOTHING, accepted
 
 
 def moments(layout: Layout, sample: FurnaceSample, *, muons: int, jitter: float | None) -> Moments:
