@@ -6,7 +6,10 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-NEEDS = {"03_surrogate": [pytest.mark.needs("geant4_pybind")]}
+NEEDS = {
+    "03_surrogate": [pytest.mark.needs("geant4_pybind")],
+    "04_trigger": [pytest.mark.needs("da4ml", "verilator", "g++")],
+}
 NOTEBOOKS = [
     pytest.param(path, id=path.stem, marks=NEEDS.get(path.stem, []))
     for path in sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
