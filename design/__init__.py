@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from diffhep.design.exact import polish as polish
     from diffhep.design.honest import Measured as Measured
     from diffhep.design.honest import measure_with_error as measure_with_error
+    from diffhep.design.menu import BestMenu as BestMenu
+    from diffhep.design.menu import MenuOptimiser as MenuOptimiser
+    from diffhep.design.menu import MenuSample as MenuSample
+    from diffhep.design.menu_run import run_menu as run_menu
     from diffhep.design.optimise import optimise_study as optimise_study
     from diffhep.design.problem import Constraint as Constraint
     from diffhep.design.problem import Outcome as Outcome
@@ -34,6 +38,8 @@ HOMES = {
     "black_box": ("BlackBox", "GradientEstimate", "estimate_gradient"),
     "config": ("STUDIES",),
     "honest": ("Measured", "measure_with_error"),
+    "menu": ("BestMenu", "MenuOptimiser", "MenuSample"),
+    "menu_run": ("run_menu",),
     "optimise": ("optimise_study",),
     "exact": ("Certificate", "Polished", "Sensitivities", "certify", "polish"),
     "problem": ("Constraint", "Outcome", "Problem"),

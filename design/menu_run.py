@@ -41,19 +41,26 @@ def run_menu(settings: MenuSettings, *, progress: Callable[[str, float], None] =
     halves = split(backgrounds, settings), split(signals, settings)
     design, held_out = ({**b, **s} for b, s in zip(*halves, strict=True))
 
+    judge, target = Judge(menu, settings), budget
     stages, found, front = {"before": menu.start}, None, []
     if menu.cuts:
         optimiser = MenuOptimiser(menu, joined(design, settings), budget)
+        if settings.search.safety:
+            # the relative error hardly depends on which thresholds give the rate
+            seen = judge(optimiser.settled(menu.start, budget).thresholds, design)["rate"]
+            target = budget / (1 + settings.search.safety * seen["stderr"] / seen["value"])
         found = optimiser.best(
-            settings.search.starts, seed=settings.search.seed, progress=lambda x: progress("thresholds", x)
+            settings.search.starts,
+            seed=settings.search.seed,
+            budget=target,
+            progress=lambda x: progress("thresholds", x),
         )
         stages |= {"after": found.optimum.thresholds, "snapped": found.final.thresholds}
         count = settings.search.front
-        factors = np.geomspace(*FRONT, count) if count else ()
+        factors = np.geomspace(*FRONT, count).tolist() if count else []
         front = optimiser.front(found.optimum.thresholds, factors)
         progress("front", 1.0)
     final = list(stages.values())[-1]
-    judge = Judge(menu, settings)
     judged = {
         name: {"design": judge(thresholds, design), "held_out": judge(thresholds, held_out)}
         for name, thresholds in stages.items()
@@ -70,6 +77,7 @@ def run_menu(settings: MenuSettings, *, progress: Callable[[str, float], None] =
             "bandwidth": settings.budget.bandwidth,
             "event_size": settings.budget.event_size,
             "limit": budget,
+            "target": target,
             "binding": "rate" if budget == settings.budget.rate else "bandwidth",
             # of the held-out rate: the thresholds themselves carry the error of the events they were made with
             "excess": {"value": over, "stderr": error},
@@ -137,13 +145,15 @@ def joined(processes: Processes, settings: MenuSettings) -> MenuSample:
         rate.append(nothing if is_signal else events.weight)
         share = settings.signals[name].weight / events.weight.sum() if is_signal else 0.0
         worth.append(share * events.weight if is_signal else nothing)
-    seeds = jax.tree.map(lambda *parts: jnp.concatenate(parts), *(events.seeds for events in processes.values()))
+    seeds = jax.tree.map(
+        lambda *parts: jnp.concatenate(parts, axis=-1), *(events.seeds for events in processes.values())
+    )
     return MenuSample(seeds, jnp.concatenate(rate), jnp.concatenate(worth))
 
 
 def hard(menu: Menu, thresholds: np.ndarray, events: MenuEvents) -> np.ndarray:
     """Which seeds accept which events, (event, seed)."""
-    return np.asarray(_margins(menu, jnp.asarray(thresholds), events.seeds)) > 0
+    return np.asarray(_margins(menu, jnp.asarray(thresholds), events.seeds)).T > 0
 
 
 _margins = eqx.filter_jit(margins)
@@ -166,7 +176,7 @@ class Judge:
         )
         found, objective, variance = {}, 0.0, 0.0
         for name, signal in self.settings.signals.items():
-            weight = processes[name].weight
+            weight = np.asarray(processes[name].weight)
             value, error = efficiency(self.kept(passes[name]), weight)
             shares = passes[name] / np.array(self.menu.prescales, float)
             of_seed = [efficiency(share, weight) for share in shares.T]
@@ -199,7 +209,8 @@ class Judge:
         passes = hard(self.menu, thresholds, events)
         first = {name: next(iter(kinds_of(seed)), None) for name, seed in self.settings.seeds.items()}
         curves = {}
-        for kind, pt in events.leading.items():
+        for kind, leading in events.leading.items():
+            pt = np.asarray(leading)
             edges = np.linspace(np.min(pt), max(float(np.quantile(pt, 0.98)), float(np.min(pt)) + 1.0), BINS + 1)
             columns = {"menu": self.kept(passes)}
             columns |= {

@@ -24,6 +24,7 @@ Differentiable high-energy physics: from events to a better detector and its tri
   infer WORKSPACE.json [--patch P] [--impacts] [--toys N] [-o DIR] fit, CLs, significance and limit of a pyhf workspace
   generate pythia PROCESS -n N -o FILE.root                        events from Pythia 8
   generate geant4 -n N -o FILE.npz [options] [--resume]            showers in a sampling calorimeter from Geant4
+  trigger menu CONFIG.toml -o DIR [--rate-budget R]                rates, efficiencies and best thresholds of a menu
   trigger train [CONFIG.toml] -o DIR [--resume] [overrides]        learned bit widths within a budget, as proved Verilog
   trigger export RUN -o DIR                                        a run's trigger classifier for hls4ml and as Verilog
   trigger verify DIR [--n N]                                       C simulation and Verilog against JAX, bit for bit

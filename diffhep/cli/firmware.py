@@ -1,4 +1,4 @@
-"""The verb of the trigger's firmware: trigger train, export, verify."""
+"""The verb of triggers: trigger menu, train, export, verify."""
 
 import sys
 from importlib.util import find_spec
@@ -9,12 +9,13 @@ import tyro
 
 from diffhep.cli.options import one_of, parse
 from diffhep.cli.terminal import print_json, start_jax
+from diffhep.cli.trigger_menu import trigger_menu
 from diffhep.cli.trigger_training import trigger_train
 
 
 def trigger(args: list[str]) -> int:
-    """Triggers as firmware: trained, exported, proved."""
-    verbs = {"train": trigger_train, "export": trigger_export, "verify": trigger_verify}
+    """Triggers: menus and their rates; firmware trained, exported, proved."""
+    verbs = {"menu": trigger_menu, "train": trigger_train, "export": trigger_export, "verify": trigger_verify}
     return one_of(verbs, args, "diffhep trigger", "trigger action")
 
 

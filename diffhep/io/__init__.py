@@ -3,6 +3,7 @@
 from diffhep.io.calochallenge import Voxels as Voxels
 from diffhep.io.calochallenge import read_calochallenge as read_calochallenge
 from diffhep.io.calochallenge import write_calochallenge as write_calochallenge
+from diffhep.io.root import read_branch as read_branch
 from diffhep.io.root import read_events as read_events
 from diffhep.io.run import RunFolder as RunFolder
 from diffhep.io.sample import SHIPPED as SHIPPED

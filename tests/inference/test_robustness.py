@@ -165,11 +165,11 @@ def impossible(specs):
     return {
         "binned": (binned, count(23.0, 1.0), count(23.0, 0.0)),
         "HistFactory": (factory, factory.data(np.array([23.0, 1.0])), factory.data(np.array([23.0, 0.0]))),
-        "unbinned": (events, events.data([0.1, 50.0]), events.data([0.1, 0.3])),
+        "unbinned": (events, events.data(jnp.array([0.1, 50.0])), events.data(jnp.array([0.1, 0.3]))),
         "hybrid": (
             HybridModel(binned, events),
-            (count(23.0, 0.0), events.data([0.1, 50.0])),
-            (count(23.0, 0.0), events.data([0.1])),
+            (count(23.0, 0.0), events.data(jnp.array([0.1, 50.0]))),
+            (count(23.0, 0.0), events.data(jnp.array([0.1]))),
         ),
     }
 
