@@ -21,7 +21,7 @@ setup: $(VENV)/.ok               ## make .venv and install the pins (the other t
 demo: $(VENV)/.ok                ## optimise a detector on the shipped samples, and write the report
 	$(BIN)/diffhep optimise higgs-diphoton -o $(RUN)
 
-studies: $(VENV)/.ok             ## every shipped study with its report, into runs/studies (ten minutes on 2 cores)
+studies: $(VENV)/.ok             ## every shipped study with its report, into runs/studies (a quarter of an hour on 2 cores)
 	set -e; for study in $$($(BIN)/diffhep studies | cut -d' ' -f1); do \
 	    $(BIN)/diffhep optimise $$study -o runs/studies/$$study; done
 
