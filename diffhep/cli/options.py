@@ -118,3 +118,34 @@ def take_config(args: list[str], model: type[Settings]) -> tuple[list[str], Sett
             plain = values.get("settings") or without_units(values, units_of(model), source=str(file))
             return rest, settings_from(model, plain, source=str(file))
     return args, model()
+
+
+def training_options(program: str, args: list[str], model: type[Settings]) -> Any:
+    """Options of a training that ends in a run folder: `settings`, `output`, `resume`, `json`.
+
+    The configuration may stand first, as a word of its own.
+    """
+    rest, base = take_config(["--config", *args] if args and not args[0].startswith("-") else args, model)
+    settings_option = (
+        "settings",
+        Annotated[model, tyro.conf.arg(name="")],
+        dataclasses.field(default_factory=lambda: base),
+    )
+    config_option = ("config", Annotated[Path | None, tyro.conf.arg(help="TOML file of settings")], None)
+    return parse(
+        program,
+        rest,
+        extra=(settings_option, config_option),
+        output=(Path, tyro.MISSING, "run folder", ("-o",)),
+        resume=(bool, False, "go on with a killed training in the same folder", ()),
+    )
+
+
+def stored_settings(config: Mapping[str, Any], given: Settings, path: Path) -> Any:
+    """The settings a training was started with; a ValueError if those given now are others, and not the defaults."""
+    model = type(given)
+    stored = settings_from(model, config.get("settings", {}), source=str(path / "config.toml"))
+    if given not in (stored, model()):
+        msg = f"{path}: the training was started with other settings; resume it without overrides"
+        raise ValueError(msg)
+    return stored

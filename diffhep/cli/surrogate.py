@@ -3,13 +3,12 @@
 import dataclasses
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import tyro
 
-from diffhep.cli.options import one_of, parse, take_config
+from diffhep.cli.options import one_of, parse, stored_settings, training_options
 from diffhep.cli.terminal import print_json, progress_bar, start_jax
-from diffhep.settings import settings_from
 from diffhep.surrogates.config import SurrogateSettings
 
 
@@ -21,23 +20,7 @@ def surrogate(args: list[str]) -> int:
 
 def train(args: list[str]) -> int:
     """Train a surrogate of a sampling calorimeter on Geant4 showers: diffhep surrogate train [CONFIG.toml] -o DIR."""
-    # the configuration may stand first, as a word of its own
-    if args and not args[0].startswith("-"):
-        args = ["--config", *args]
-    rest, base = take_config(args, SurrogateSettings)
-    settings_option = (
-        "settings",
-        Annotated[SurrogateSettings, tyro.conf.arg(name="")],
-        dataclasses.field(default_factory=lambda: base),
-    )
-    config_option = ("config", Annotated[Path | None, tyro.conf.arg(help="TOML file of settings")], None)
-    options = parse(
-        "diffhep surrogate train",
-        rest,
-        extra=(settings_option, config_option),
-        output=(Path, tyro.MISSING, "run folder", ("-o",)),
-        resume=(bool, False, "go on with a killed training in the same folder", ()),
-    )
+    options = training_options("diffhep surrogate train", args, SurrogateSettings)
     settings = options.settings
     start_jax()
     from diffhep.io import RunFolder, join, read_showers, shipped_showers
@@ -46,13 +29,7 @@ def train(args: list[str]) -> int:
 
     if options.resume:
         run = RunFolder.open(options.output)
-        stored = settings_from(
-            SurrogateSettings, run.config().get("settings", {}), source=str(run.path / "config.toml")
-        )
-        if settings not in (stored, SurrogateSettings()):
-            msg = f"{run.path}: the training was started with other settings; resume it without overrides"
-            raise ValueError(msg)
-        settings = stored
+        settings = stored_settings(run.config(), settings, run.path)
     else:
         RunFolder(options.output).check_free()
     samples = [read_showers(file) for file in settings.data or (shipped_showers(),)]

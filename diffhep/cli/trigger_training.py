@@ -1,15 +1,11 @@
 """The verb that makes a trigger from events: trigger train."""
 
-import dataclasses
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import tyro
-
-from diffhep.cli.options import parse, take_config
+from diffhep.cli.options import stored_settings, training_options
 from diffhep.cli.terminal import print_json, progress_bar, start_jax
-from diffhep.settings import settings_from
 
 
 def trigger_train(args: list[str]) -> int:
@@ -17,23 +13,7 @@ def trigger_train(args: list[str]) -> int:
     # loads JAX, for which the other verbs should not wait
     from diffhep.trigger.config import TriggerTraining
 
-    # the configuration may stand first, as a word of its own
-    if args and not args[0].startswith("-"):
-        args = ["--config", *args]
-    rest, base = take_config(args, TriggerTraining)
-    settings_option = (
-        "settings",
-        Annotated[TriggerTraining, tyro.conf.arg(name="")],
-        dataclasses.field(default_factory=lambda: base),
-    )
-    config_option = ("config", Annotated[Path | None, tyro.conf.arg(help="TOML file of settings")], None)
-    options = parse(
-        "diffhep trigger train",
-        rest,
-        extra=(settings_option, config_option),
-        output=(Path, tyro.MISSING, "run folder", ("-o",)),
-        resume=(bool, False, "go on with a killed training in the same folder", ()),
-    )
+    options = training_options("diffhep trigger train", args, TriggerTraining)
     settings = options.settings
     start_jax()
     from diffhep.io import RunFolder
@@ -45,11 +25,7 @@ def trigger_train(args: list[str]) -> int:
     require_da4ml()
     if options.resume:
         run = RunFolder.open(options.output)
-        stored = settings_from(TriggerTraining, run.config().get("settings", {}), source=str(run.path / "config.toml"))
-        if settings not in (stored, TriggerTraining()):
-            msg = f"{run.path}: the training was started with other settings; resume it without overrides"
-            raise ValueError(msg)
-        settings = stored
+        settings = stored_settings(run.config(), settings, run.path)
     else:
         RunFolder(options.output).check_free()
     given = settings.data

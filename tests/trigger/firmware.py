@@ -1,7 +1,6 @@
 """A small network as firmware: what the tests of export and of proof share."""
 
 import json
-import shutil
 
 import jax
 import numpy as np
@@ -11,7 +10,7 @@ from diffhep.trigger.classifier import DenseClassifier
 from diffhep.trigger.fixed_point import FixedPoint
 from diffhep.trigger.quantised import quantised
 
-needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is missing: firmware NOT simulated")
+needs_compiler = pytest.mark.needs("g++")
 
 
 def make(sizes, *, bits, seed=0):

@@ -135,7 +135,7 @@ def change_card(folder, **entries):
     [
         (swap_weight, r"firmware/weights/w3.txt differs; export it again"),
         (lambda f: append(f / "firmware" / "trigger.cpp", "// x\n"), "firmware/trigger.cpp differs"),
-        (lambda f: append(f / "build_lib.sh", "rm -rf /tmp/nothing\n"), "build_lib.sh differs"),
+        (lambda f: append(f / "build_lib.sh", "echo changed\n"), "build_lib.sh differs"),
         (lambda f: (f / "firmware" / "ap_fixed.h").write_text(""), "firmware/ap_fixed.h was added"),
         (lambda f: (f / "trigger_bridge.cpp").unlink(), "trigger_bridge.cpp is missing"),
         (lambda f: shutil.rmtree(f / "firmware"), r"is missing \(and \d+ more\)"),
