@@ -54,6 +54,7 @@ from diffhep.inference.densities import exponential as exponential
 from diffhep.inference.densities import gaussian as gaussian
 from diffhep.inference.fitting import Fit as Fit
 from diffhep.inference.fitting import fit as fit
+from diffhep.inference.fitting import fit_many as fit_many
 from diffhep.inference.hybrid import HybridModel as HybridModel
 from diffhep.inference.hypotest import DiscoveryTest as DiscoveryTest
 from diffhep.inference.hypotest import HypothesisTest as HypothesisTest

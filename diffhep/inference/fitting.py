@@ -49,9 +49,9 @@ class Fit(eqx.Module):
     at_bound: Bool[Array, " parameter"]
     names: tuple[str, ...] = eqx.field(static=True)
 
-    def __getitem__(self, name: str) -> Float[Array, ""]:
-        """The fitted value of one parameter."""
-        return self.theta[index_of(self.names, name)]
+    def __getitem__(self, name: str) -> Float[Array, "*fit"]:
+        """The fitted value of one parameter, one for each fit."""
+        return self.theta[..., index_of(self.names, name)]
 
     @property
     def reason(self) -> str:
@@ -95,6 +95,53 @@ def fit(
         index_of(model.names, name)
     values = jnp.stack([jnp.asarray(v, base.dtype) for v in fixed.values()]) if fixed else jnp.zeros(0, base.dtype)
     return _fit(model, data, values, base, tuple(fixed), tolerance, max_steps)
+
+
+def fit_many(
+    model: AbstractModel,
+    data: PyTree,
+    *,
+    fixed: Mapping[str, ArrayLike] | None = None,
+    tolerance: float = 1e-9,
+    max_steps: int = 200,
+    chunk: int | None = None,
+) -> Fit:
+    """`fit` to many data sets of one model: toys, pseudo-data, weeks of data taking.
+
+    On a CPU two to four times faster than `jax.vmap(fit)`: a chunk of fits stays within the cache, and ends with its
+    own slowest fit instead of the slowest of all.
+
+    Args:
+        model: the model; float64.
+        data: data sets with one more axis in front.
+        fixed: as in `fit`, the same for all.
+        tolerance: as in `fit`.
+        max_steps: as in `fit`.
+        chunk: fits at a time; default `chunk_size`.
+
+    Returns:
+        A `Fit` whose arrays have one more axis in front.
+
+    Raises:
+        ValueError: as in `fit`; a chunk that is not positive.
+    """
+    chunk = chunk_size(model, jax.tree.map(lambda leaf: leaf[0], data)) if chunk is None else chunk
+    if chunk < 1:
+        msg = f"chunk: at least one fit at a time is wanted, got {chunk}"
+        raise ValueError(msg)
+    one = lambda x: fit(model, x, fixed=fixed, tolerance=tolerance, max_steps=max_steps)
+    return jax.lax.map(one, data, batch_size=min(chunk, jax.tree.leaves(data)[0].shape[0]))
+
+
+def chunk_size(model: AbstractModel, data: PyTree) -> int:
+    """How many fits to data sets like this one are best done at a time: on a CPU as many as its cache holds.
+
+    A fit works on the derivatives of every bin to every parameter, in some twenty arrays of that size; at 5000 numbers
+    each, 200 bins and one parameter are fastest in chunks of 20 to 50, and 200 bins and 65 parameters one by one.
+    """
+    bins = max(jnp.size(leaf) for leaf in jax.tree.leaves(data))
+    wanted = 5000 if jax.default_backend() == "cpu" else 50_000_000
+    return max(1, wanted // (bins * max(1, len(model.names))))
 
 
 @eqx.filter_jit  # called outside jit, it would compile hundreds of small programs

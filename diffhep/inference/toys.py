@@ -13,7 +13,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from diffhep.inference.fitting import poi_of, repeat, search_each
+from diffhep.inference.fitting import chunk_size, poi_of, repeat, search_each
 from diffhep.inference.hypotest import Statistic, check_statistic, statistics
 from diffhep.inference.likelihood import AbstractModel
 from diffhep.kinematics import safe_div, safe_sqrt
@@ -51,7 +51,7 @@ def toy_test(
     toys: int = 1000,
     key: PRNGKeyArray,
     statistic: Statistic = "qtilde",
-    chunk: int = 500,
+    chunk: int | None = None,
 ) -> ToyTest:
     """CLs of a signal strength from pseudo-experiments with and without signal.
 
@@ -64,13 +64,14 @@ def toy_test(
         toys: number of pseudo-experiments for each hypothesis.
         key: typed key.
         statistic: "qtilde" or "q".
-        chunk: toys fitted at a time; memory grows with it.
+        chunk: toys fitted at a time; memory grows with it. Default `chunk_size`.
 
     Raises:
         ValueError: no parameter of interest, no toys, an unknown statistic.
     """
     poi_of(model)
     check_statistic(statistic)
+    chunk = chunk_size(model, data) if chunk is None else chunk
     if toys < 1 or chunk < 1:
         msg = f"toys: at least one is wanted, got {toys} in chunks of {chunk}"
         raise ValueError(msg)

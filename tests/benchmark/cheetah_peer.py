@@ -1,8 +1,8 @@
 """Cheetah, in a process and an environment of its own (`cheetah.txt`): the beam-line peer.
 
-Started with the Python of that environment as `python -m tests.benchmark.cheetah_peer`. Reads a task a line, does it
-once on one thread, and answers with one line of JSON: seconds, and what was computed. Strengths, lengths and the beam
-are those of `CELLS`, which our side of the comparison imports too. Lengths here are in mm and 1/mm^2, Cheetah's in m.
+Started with the Python of that environment as `python -m tests.benchmark.cheetah_peer`; answers, on one thread, as
+`tests.benchmark.answers` says. Strengths, lengths and the beam are those of `CELLS`, which our side of the comparison
+imports too. Lengths here are in mm and 1/mm^2, Cheetah's in m.
 
 - `quadrupoles gradient`: variance of x behind 16 quadrupoles and drifts, from the covariance of the beam, then its
   derivative with respect to every k [mm^2, mm^4];
@@ -10,11 +10,10 @@ are those of `CELLS`, which our side of the comparison imports too. Lengths here
 - `quadrupoles particles`: the same gradient from 100,000 particles that are drawn once.
 """
 
-import json
-import sys
-import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
+
+from tests.benchmark.answers import serve
 
 
 class Cells(NamedTuple):
@@ -104,12 +103,7 @@ def main() -> None:
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    known = tasks()
-    print(json.dumps(sorted(known)), flush=True)
-    for line in sys.stdin:
-        began = time.perf_counter()
-        value = known[line.strip()]()
-        print(json.dumps({"seconds": time.perf_counter() - began, "value": value}), flush=True)
+    serve(tasks(), list)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,9 +9,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from tests.benchmark.answers import block
+
 
 class Timed(NamedTuple):
-    """A result that was timed where it was made."""
+    """A result that was timed where it was made: seconds of one warm call."""
 
     seconds: float
     value: Any
@@ -27,11 +28,10 @@ class Row(NamedTuple):
         ours: one warm call; returns what was computed, to be compared.
         theirs: the same of the peer.
         agree: largest difference allowed between the two results.
-        repeats: warm calls of each.
+        repeats: blocks of warm calls of each.
         share: how much of our call the peer's call does, if it is too slow to do all of it.
         goal: ratio that is wanted.
         begin: called before the row, to choose a backend.
-        calls: how often we are called for one call of the peer; ours may take microseconds.
     """
 
     task: str
@@ -43,7 +43,6 @@ class Row(NamedTuple):
     share: float = 1.0
     goal: float | None = None
     begin: Callable[[], None] = lambda: None
-    calls: int = 1
 
 
 class Peer:
@@ -78,24 +77,22 @@ class Peer:
         return json.loads(line)
 
 
-def seconds(work: Callable[[], Any], calls: int = 1) -> Timed:
-    """Time of a call until its result is there, and the result."""
-    began = time.perf_counter()
-    for _ in range(calls):
-        out = jax.block_until_ready(work())
-    return out if isinstance(out, Timed) else Timed((time.perf_counter() - began) / calls, out)
+def timed(work: Callable[[], Any]) -> Timed:
+    """Time of a call, from a block of them, and the result; a peer in a process of its own times its blocks itself."""
+    seconds, out = block(lambda: jax.block_until_ready(work()))
+    return out if isinstance(out, Timed) else Timed(seconds, out)
 
 
 def measure(row: Row) -> dict[str, Any]:
     """Medians, first calls and the ratio of a row; refuses to compare two different numbers."""
     row.begin()
-    first_ours, ours = seconds(row.ours)
-    first_theirs, theirs = seconds(row.theirs)
+    first_ours, ours = timed(row.ours)
+    first_theirs, theirs = timed(row.theirs)
     worst = float(np.max(np.abs(np.asarray(ours, dtype=float) - np.asarray(theirs, dtype=float))))
     if not worst <= row.agree:
         msg = f"{row.task}: {row.peer} finds {np.asarray(theirs)}, diffhep {np.asarray(ours)}"
         raise RuntimeError(msg)
-    pairs = [(seconds(row.ours, row.calls).seconds, seconds(row.theirs).seconds) for _ in range(row.repeats)]
+    pairs = [(timed(row.ours).seconds, timed(row.theirs).seconds) for _ in range(row.repeats)]
     mine, other = np.median(pairs, axis=0) * [1.0, 1 / row.share]
     return {
         "task": row.task,

@@ -15,6 +15,7 @@ from diffhep.inference import (
     HypothesisTest,
     Observation,
     fit,
+    fit_many,
     histfactory,
     infer,
     upper_limit,
@@ -66,7 +67,8 @@ def rows(others: Peer) -> list[Row]:
         return jax.vmap(lambda counts: Observation(counts, data.auxiliary, data.gammas))(jnp.asarray(scattered))
 
     toys, gauss_toys = throw(data), throw(gauss_data)
-    many = jax.jit(lambda model, toys: jax.vmap(lambda d: fit(model, d)["mu"])(toys))
+    many = jax.jit(lambda model, toys: fit_many(model, toys)["mu"])
+    batch = jax.jit(lambda model, toys: jax.vmap(lambda d: fit(model, d)["mu"])(toys))
     ten = [[*row, *twin.config.auxdata] for row in scattered[:10]]
 
     def gradients(model: HistFactory, data: Observation) -> jax.Array:
@@ -128,6 +130,14 @@ def rows(others: Peer) -> list[Row]:
             0.01,
             goal=900,
             begin=jax_backend,
+        ),
+        Row(
+            "1000 fits, U200, vmap",
+            "1000 fits, U200",
+            lambda: batch(model, toys),
+            lambda: many(model, toys),
+            1e-8,
+            3,
         ),
         Row(
             "fit, BIG",

@@ -1,12 +1,9 @@
 """The JAX peers, in a process and an environment of their own: evermore works with flax 0.12.2 only.
 
-Started by `tests.benchmark.run` with the Python of `.venv-peers` (see `peers.txt`). Reads the name of a task a line,
-does it once, and answers with one line of JSON: seconds, and what was computed.
+Started by `tests.benchmark.run` with the Python of `.venv-peers` (see `peers.txt`). Answers as
+`tests.benchmark.answers` says.
 """
 
-import json
-import sys
-import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -22,6 +19,7 @@ from everwillow.hypotest.distributions import Q0Asymptotic, QTildeAsymptotic
 from everwillow.hypotest.test_statistics import Q0, QTilde
 from flax import nnx
 
+from tests.benchmark.answers import serve
 from tests.specifications import Specs
 
 jax.config.update("jax_enable_x64", True)
@@ -105,12 +103,9 @@ def tasks() -> dict[str, Callable[[], Any]]:
 
 
 def main() -> None:
-    known = tasks()
-    print(json.dumps(sorted(known)), flush=True)
-    for line in sys.stdin:
-        began = time.perf_counter()
-        found = jax.block_until_ready(known[line.strip()]())
-        print(json.dumps({"seconds": time.perf_counter() - began, "value": np.ravel(found).tolist()}), flush=True)
+    # results are waited for, whatever they are
+    waited = {name: lambda work=work: jax.block_until_ready(work()) for name, work in tasks().items()}
+    serve(waited, lambda found: np.ravel(found).tolist())
 
 
 if __name__ == "__main__":
