@@ -4,13 +4,13 @@ VENV := .venv
 BIN  := $(VENV)/bin
 UV   := uv==0.13.8
 # environments of the peers that do not work with our pins
-PEERS := .venv-peers .venv-cheetah .venv-tomopt
+PEERS := .venv-peers .venv-cheetah .venv-tomopt .venv-hgq
 PINNED := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 \
 	XLA_FLAGS="--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
 RUN  ?= runs/demo
 export UV_PYTHON_DOWNLOADS := never
 
-.PHONY: help setup demo studies test test-long check lint types layers bench surrogate-benchmark lock wheel samples clean
+.PHONY: help setup demo studies test test-long check lint types layers bench surrogate-benchmark trigger-benchmark lock wheel samples clean
 .DEFAULT_GOAL := help
 
 help:                            ## list every target
@@ -21,9 +21,11 @@ setup: $(VENV)/.ok               ## make .venv and install the pins (the other t
 demo: $(VENV)/.ok                ## optimise a detector on the shipped samples, and write the report
 	$(BIN)/diffhep optimise higgs-diphoton -o $(RUN)
 
-studies: $(VENV)/.ok             ## every shipped study with its report, into runs/studies (a quarter of an hour on 2 cores)
-	set -e; for study in $$($(BIN)/diffhep studies | cut -d' ' -f1); do \
-	    $(BIN)/diffhep optimise $$study -o runs/studies/$$study; done
+studies: $(VENV)/.ok             ## every shipped study with its report, into runs/studies, two at a time (ten minutes on 2 cores)
+	mkdir -p runs/studies
+	$(BIN)/diffhep studies | cut -d' ' -f1 | xargs -P 2 -I NAME sh -c \
+	    '$(BIN)/diffhep optimise NAME -o runs/studies/NAME > runs/studies/NAME.log 2>&1 \
+	    && tail -1 runs/studies/NAME.log || { cat runs/studies/NAME.log; exit 255; }'
 
 test: $(VENV)/.ok                ## run the tests
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not long"
@@ -42,11 +44,14 @@ types: $(VENV)/.ok               ## pyright
 layers: $(VENV)/.ok              ## import-linter: an import may only point down
 	$(BIN)/lint-imports
 
-bench: $(VENV)/.ok $(PEERS:=/.ok) ## benchmarks: ratios to named peers, one pinned thread (a few minutes)
+bench: $(VENV)/.ok .venv-peers/.ok .venv-cheetah/.ok .venv-tomopt/.ok ## benchmarks: ratios to named peers, one pinned thread (a few minutes)
 	$(PINNED) $(BIN)/python -m tests.benchmark.run && $(PINNED) $(BIN)/python -m tests.benchmark.facts
 
 surrogate-benchmark: $(VENV)/.ok ## the shipped surrogate beside Geant4: time and slopes, kept beside its card (minutes)
 	$(PINNED) $(BIN)/python -m tests.benchmark.surrogate
+
+trigger-benchmark: $(VENV)/.ok .venv-hgq/.ok ## learned bit widths beside HGQ2: accuracy against lookup tables, steps a second (half an hour)
+	$(PINNED) $(BIN)/python -m tests.benchmark.formats
 
 wheel: $(VENV)/.ok               ## build the sdist and the wheel from it, into dist/
 	$(BIN)/python -m build --no-isolation --outdir dist .
@@ -56,7 +61,7 @@ samples: $(VENV)/.ok             ## make the shipped samples again with Pythia 8
 
 lock: $(VENV)/.ok                ## rewrite requirements.lock after a change in pyproject.toml
 	$(BIN)/uv pip compile -q --universal --no-emit-index-url --no-emit-find-links --no-header --no-annotate \
-	    --python-version 3.11 --group dev --extra pythia --extra geant4 --extra fpga pyproject.toml -o requirements.lock >/dev/null
+	    --python-version 3.11 --group dev --extra pythia --extra jets --extra geant4 --extra fpga pyproject.toml -o requirements.lock >/dev/null
 
 clean:                           ## remove .venv and everything that was built
 	rm -rf $(VENV) $(PEERS) dist .pytest_cache .ruff_cache .hypothesis

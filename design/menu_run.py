@@ -81,7 +81,7 @@ def run_menu(settings: MenuSettings, *, progress: Callable[[str, float], None] =
             "binding": "rate" if budget == settings.budget.rate else "bandwidth",
             # of the held-out rate: the thresholds themselves carry the error of the events they were made with
             "excess": {"value": over, "stderr": error},
-            "held": over < 3 * error,
+            "held": over < 2 * error,
         },
         "thresholds": thresholds_of(settings, menu, stages),
         "stages": judged,

@@ -204,8 +204,9 @@ class SearchSettings(Settings):
     starts: int = Field(default=4, ge=1, le=64, description="first the menu as written, then random ones [count]")
     width: float = Field(default=0.05, gt=0, le=0.5, description="of the kernel at an edge, over the range []")
     design: float = Field(default=0.5, gt=0, lt=1, description="share of events to optimise with, others judge []")
+    # the rate of as many other events is then above the budget once in sixty times: its error is that of both samples
     safety: float = Field(
-        default=0.0, ge=0, le=10, description="standard errors of the rate that are kept below its budget []"
+        default=3.0, ge=0, le=10, description="standard errors of the rate that are kept below its budget []"
     )
     front: int = Field(default=5, ge=0, le=50, description="rate budgets of the curve of efficiency [count]")
     seed: int = Field(default=0, ge=0, description="of every random number []")
