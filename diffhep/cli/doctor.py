@@ -41,7 +41,8 @@ class Part:
 
 
 PARTS = (
-    Part("pythia8mc", "module", "diffhep generate pythia", "pip install 'diffhep[pythia]'"),
+    Part("pythia8mc", "module", "diffhep generate pythia and jets", "pip install 'diffhep[pythia]'"),
+    Part("fastjet", "module", "diffhep generate jets", "pip install 'diffhep[jets]'"),
     Part("geant4_pybind", "module", "diffhep generate geant4", "pip install 'diffhep[geant4]'", "geant4-pybind"),
     Part("g++", "program", "C simulation of the trigger's firmware", "package g++ (Debian) or gcc-c++ (Fedora)"),
     Part("da4ml", "module", "export of the trigger to Verilog", "pip install 'diffhep[fpga]'"),

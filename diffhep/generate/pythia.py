@@ -7,17 +7,13 @@ add up to the cross-section after the selection, in a biased run as well.
 Hadrons live on where $c\tau$ > 10 mm, as in the usual definition of a stable particle.
 """
 
-import contextlib
-import ctypes
 import dataclasses
 import difflib
 import importlib.metadata
 import os
-import sys
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -27,22 +23,13 @@ from diffhep.events import Events
 from diffhep.generate.candidates import Candidate
 from diffhep.generate.hadronisation import Histories, pairs_of
 from diffhep.generate.processes import COMMON, HIDDEN, PROCESSES, Run
+from diffhep.generate.pythia_session import captured, check_seed, configured, initialise, load_pythia, run_seed, split
 from diffhep.io import write_sample
 from diffhep.units import mb
 
 # GeV, leading and subleading: thresholds from 20 and 15 GeV upwards see no edge of the sample up to a resolution of 5 %
 PT_MIN = (16.0, 12.0)
 TRIALS_PER_EVENT = 10_000  # the default bound
-SEED_MAX = 900_000_000
-# of what Pythia prints, only the reason why it gives up
-SILENT = (
-    "Print:verbosity = 1",
-    "Next:numberCount = 0",
-    "Next:numberShowLHA = 0",
-    "Next:numberShowInfo = 0",
-    "Next:numberShowProcess = 0",
-    "Next:numberShowEvent = 0",
-)
 
 
 def generate(
@@ -85,9 +72,7 @@ def generate(
     if n < 1:
         msg = f"the number of events must be at least 1, got {n}"
         raise ValueError(msg)
-    if not 1 <= seed <= SEED_MAX:
-        msg = f"the seed must be from 1 to {SEED_MAX}, got {seed}"
-        raise ValueError(msg)
+    check_seed(seed)
     if not pt_min[0] >= pt_min[1] > 0:
         msg = f"pt_min wants leading >= subleading > 0 GeV, got {pt_min[0]} and {pt_min[1]} GeV"
         raise ValueError(msg)
@@ -96,7 +81,7 @@ def generate(
         raise ValueError(msg)
 
     runs = PROCESSES[process]
-    wanted = _split(n, [run.share for run in runs])
+    wanted = split(n, [run.share for run in runs])
     limit = TRIALS_PER_EVENT * n if max_trials is None else max_trials
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     results = []
@@ -104,10 +89,9 @@ def generate(
         task = bar.add_task(process, total=n)
         for k, (run, count) in enumerate(zip(runs, wanted, strict=True)):
             lines = (*COMMON, *run.settings, *settings)
-            # runs of one sample must not share random numbers
-            run_seed = (seed - 1 + k * (SEED_MAX // 7)) % SEED_MAX + 1
+            advance = lambda: bar.advance(task)
             results.append(
-                _run(run, lines, count, run_seed, pt_min, limit, process, lambda: bar.advance(task)) if count else None
+                _run(run, lines, count, run_seed(seed, k), pt_min, limit, process, advance) if count else None
             )
             limit -= results[-1].trials if results[-1] else 0
     return _write(path, process, seed, pt_min, [r for r in results if r is not None], overwrite)
@@ -140,22 +124,14 @@ def _run(
     process: str,
     advance: Any,
 ) -> _Result:
-    module = _pythia()
-    with _captured() as output:
-        pythia = module.Pythia("", False)
-        for line in SILENT:
-            pythia.readString(line)
-        for line in (*lines, "Random:setSeed = on", f"Random:seed = {seed}"):
-            if not pythia.readString(line, False):
-                msg = f"Pythia does not know the setting {line!r}"
-                raise ValueError(msg)
+    module = load_pythia()
+    with captured() as output:
+        pythia = configured(module, lines, seed)
         if run.hadronisations > 1:
             pythia.readString("HadronLevel:all = off")
         for pdg_id in HIDDEN:
             pythia.readString(f"{pdg_id}:isVisible = off")
-        if not pythia.init():
-            msg = f"Pythia refuses the settings of {process} ({_complaint(output)}): {'; '.join(lines)}"
-            raise ValueError(msg)
+        initialise(pythia, output, process, lines)
 
         random = np.random.default_rng(seed)
         histories = Histories(module, pythia, run.hadronisations, pt_min)
@@ -261,43 +237,3 @@ def _write(
         },
         overwrite=overwrite,
     )
-
-
-def _split(n: int, shares: Sequence[float]) -> list[int]:
-    """Whole numbers in the ratio of the shares that add up to n."""
-    edges = np.round(n * np.cumsum([0.0, *shares]) / sum(shares)).astype(int)
-    return np.diff(edges).tolist()
-
-
-def _pythia() -> Any:
-    try:
-        import pythia8mc
-    except ImportError as error:
-        msg = "Pythia 8 is not installed; pip install 'diffhep[pythia]'"
-        raise ValueError(msg) from error
-    return pythia8mc
-
-
-@contextlib.contextmanager
-def _captured() -> Iterator[BinaryIO]:
-    """What C++ prints goes into a file: standard output belongs to the caller, who may be printing JSON."""
-    flush = ctypes.CDLL(None).fflush
-    sys.stdout.flush()
-    flush(None)
-    saved = os.dup(1)
-    with tempfile.TemporaryFile() as sink:
-        try:
-            os.dup2(sink.fileno(), 1)
-            yield sink
-        finally:
-            flush(None)
-            os.dup2(saved, 1)
-            os.close(saved)
-
-
-def _complaint(sink: BinaryIO) -> str:
-    """The last error that Pythia printed."""
-    ctypes.CDLL(None).fflush(None)
-    sink.seek(0)
-    lines = [line.strip() for line in sink.read().decode(errors="replace").splitlines()]
-    return next((line for line in reversed(lines) if "rror" in line or "bort" in line), "no reason given")
