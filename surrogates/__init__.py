@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from diffhep.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from diffhep.surrogates.autoregressive import AutoregressiveSurrogate as AutoregressiveSurrogate
     from diffhep.surrogates.card import load_surrogate as load_surrogate
     from diffhep.surrogates.card import save_surrogate as save_surrogate
     from diffhep.surrogates.card import shipped_surrogate as shipped_surrogate
@@ -42,8 +43,10 @@ if TYPE_CHECKING:
     from diffhep.surrogates.validation import response_gradient as response_gradient
     from diffhep.surrogates.validation import sample_like as sample_like
     from diffhep.surrogates.validation import validate as validate
+    from diffhep.surrogates.whitened import WhitenedSurrogate as WhitenedSurrogate
 
 HOMES = {
+    "autoregressive": ("AutoregressiveSurrogate",),
     "card": (
         "load_surrogate",
         "save_surrogate",
@@ -86,6 +89,7 @@ HOMES = {
         "sample_like",
         "validate",
     ),
+    "whitened": ("WhitenedSurrogate",),
 }
 
 __getattr__, __dir__ = lazy_names("diffhep.surrogates", HOMES)

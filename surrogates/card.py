@@ -12,8 +12,9 @@ from diffhep.io.run import RunFolder
 from diffhep.io.showers import Showers
 from diffhep.settings import settings_from
 from diffhep.surrogates.config import SurrogateSettings
+from diffhep.surrogates.kinds import empty_surrogate
 from diffhep.surrogates.stack import Stack
-from diffhep.surrogates.surrogate import LayerSurrogate, empty_surrogate
+from diffhep.surrogates.surrogate import LayerSurrogate
 
 WEIGHTS, CARD = "surrogate.eqx", "card.json"
 SHIPPED = Path(__file__).parent / "shipped"

@@ -7,22 +7,27 @@ from pydantic import Field, model_validator
 
 from diffhep.settings import Settings
 
-Kind = Literal["flow-matching", "one-step", "normalising-flow", "gan", "vae"]
+Kind = Literal["autoregressive", "flow-matching", "one-step", "normalising-flow", "gan", "vae"]
 
 
 class NetworkSettings(Settings):
     """The generative network."""
 
-    kind: Kind = Field(default="one-step", description="one-step is a student of flow-matching, trained after it")
-    width: int = Field(default=256, ge=1, description="of the hidden layers [count]")
-    depth: int = Field(default=3, ge=1, description="hidden layers, or coupling layers of a normalising flow [count]")
-    moments: int = Field(default=64, ge=1, description="width of the networks for mean and resolution [count]")
+    kind: Kind = Field(default="autoregressive", description="one-step is a student of flow-matching, trained after it")
+    width: int = Field(default=96, ge=1, description="of the hidden layers [count]")
+    depth: int = Field(default=2, ge=1, description="hidden layers, or coupling layers of a normalising flow [count]")
+    memory: int = Field(default=64, ge=1, description="width of an autoregressive step from layer to layer [count]")
+    moments: int = Field(
+        default=64, ge=1, description="width of the networks for mean and resolution of the others [count]"
+    )
 
 
 class ScheduleSettings(Settings):
     """How long is trained."""
 
-    moments: int = Field(default=4000, ge=1, description="steps of the networks for mean and resolution [count]")
+    moments: int = Field(
+        default=4000, ge=1, description="steps of the networks for mean and resolution, if there are any [count]"
+    )
     generator: int = Field(default=8000, ge=1, description="steps of the generative network [count]")
     student: int = Field(default=6000, ge=1, description="steps of the one-step student [count]")
     batch: int = Field(default=512, ge=1, description="showers a step, each in a stack of its own [count]")

@@ -1,4 +1,6 @@
-"""From showers to a surrogate: first mean and width, then the generative network, then perhaps its student.
+"""From showers to a surrogate: the autoregressive one at once, the others in phases.
+
+Those are mean and width, then the generative network, then perhaps its student.
 
 Every phase saves its state with orbax; a training that was killed goes on from there and ends bit for bit the same.
 """
@@ -15,16 +17,21 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from diffhep.io.run import RunFolder
 from diffhep.io.showers import Showers
+from diffhep.surrogates.autoregressive import AutoregressiveSurrogate
+from diffhep.surrogates.chain import Chain
+from diffhep.surrogates.chain import surprise as chain_surprise
 from diffhep.surrogates.checkpoints import Checkpoints
 from diffhep.surrogates.config import SurrogateSettings
-from diffhep.surrogates.coordinates import fill_empty, to_coordinates
+from diffhep.surrogates.coordinates import cut, fill_empty, to_coordinates
 from diffhep.surrogates.domain import domain_of
 from diffhep.surrogates.flow_matching import FlowMatching, OneStep
 from diffhep.surrogates.generator import AbstractGenerator, context_of
+from diffhep.surrogates.kinds import empty_surrogate
 from diffhep.surrogates.moments import Moments, surprise
 from diffhep.surrogates.stack import Guess, Incidence, Stack, guess, incidence_of, stack_of
-from diffhep.surrogates.surrogate import LayerSurrogate, empty_surrogate
+from diffhep.surrogates.surrogate import LayerSurrogate
 from diffhep.surrogates.training import Training
+from diffhep.surrogates.whitened import WhitenedSurrogate
 
 Progress = Callable[[str, float], None]
 MINIMUM = 200  # showers
@@ -77,6 +84,25 @@ def fit_surrogate(
     parts = [observe(stack, showers[np.sort(rows)]) for rows in (order[:kept], order[kept:])]
     phase = _Phases(settings, run, progress)
 
+    if isinstance(untrained, AutoregressiveSurrogate):
+
+        def loss(chain: Chain, batch: Batch, key: PRNGKeyArray) -> Array:
+            share, layers = chain_surprise(chain, stack, batch.x, batch.seen, readable(stack, batch, key))
+            return jnp.mean(share) + jnp.mean(jnp.sum(layers, axis=-1))
+
+        steps = schedule.generator
+        chain = phase.train("generator", untrained.network, loss, parts, steps, jr.fold_in(key, 3))
+        return eqx.tree_at(lambda s: s.network, untrained, chain)
+    assert isinstance(untrained, WhitenedSurrogate)
+    return _fit_whitened(untrained, settings, parts, phase, key)
+
+
+def _fit_whitened(
+    untrained: WhitenedSurrogate, settings: SurrogateSettings, parts: list[Batch], phase: "_Phases", key: PRNGKeyArray
+) -> WhitenedSurrogate:
+    """Mean and width, the generative network, and its student if it is one."""
+    stack, schedule = untrained.stack, settings.schedule
+
     def moments_loss(moments: Moments, batch: Batch, key: PRNGKeyArray) -> Array:
         z = coordinates(stack, batch, key)
         return jnp.mean(surprise(moments, batch.x, batch.seen, z))
@@ -101,12 +127,12 @@ def fit_surrogate(
     return calibrated(eqx.tree_at(parts_of, untrained, (moments, generator)), white[0], jr.fold_in(key, 8))
 
 
-def parts_of(surrogate: LayerSurrogate) -> tuple[Moments, AbstractGenerator]:
+def parts_of(surrogate: WhitenedSurrogate) -> tuple[Moments, AbstractGenerator]:
     """What is trained of a surrogate."""
     return surrogate.moments, surrogate.generator
 
 
-def calibrated(surrogate: LayerSurrogate, white: Whitened, key: PRNGKeyArray) -> LayerSurrogate:
+def calibrated(surrogate: WhitenedSurrogate, white: Whitened, key: PRNGKeyArray) -> WhitenedSurrogate:
     """The surrogate with mean and width of every coordinate matched to those of the showers it was trained on."""
     contexts = white.context[:CALIBRATION]
     noise = jr.normal(key, (contexts.shape[0], surrogate.noise_size), jnp.float32)
@@ -148,6 +174,12 @@ def _lessons(teacher: FlowMatching, part: Whitened, key: PRNGKeyArray) -> Lesson
 def coordinates(stack: Stack, batch: Batch, key: PRNGKeyArray) -> Float[Array, "shower layer"]:
     """Coordinates of showers, empty layers filled with the random numbers of a key."""
     return to_coordinates(fill_empty(batch.layers, stack.threshold, key), batch.x.energy)
+
+
+def readable(stack: Stack, batch: Batch, key: PRNGKeyArray) -> Float[Array, "shower layer"]:
+    """Energies of showers [GeV], zero where a layer is empty, except for the first, which is filled."""
+    first = fill_empty(batch.layers[:, :1], stack.threshold, key)
+    return jnp.concatenate([first, cut(batch.layers[:, 1:], stack.threshold)], axis=1)
 
 
 @eqx.filter_jit

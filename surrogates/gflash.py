@@ -35,7 +35,7 @@ class GflashSurrogate(AbstractSurrogate):
     def from_noise(
         self, x: Incidence, noise: Float[Array, "*shape noise"], *, hard: bool = True
     ) -> Float[Array, "*shape layer"]:
-        """Energies of all layers [GeV] for given standard normal numbers; see `LayerSurrogate.from_noise`."""
+        """Energies of all layers [GeV] for given standard normal numbers; see `AbstractSurrogate.from_noise`."""
         self.check(x)
         a, s = MATERIALS[self.stack.absorber], MATERIALS[self.stack.active]
         weights = guess(self.stack, x).energy

@@ -5,6 +5,7 @@ times the share of minimum-ionising loss in the active slabs. What is learned is
 thickness acts through physics first and through a network second.
 """
 
+import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from diffhep.detector.material import COPPER, IRON, LEAD, LIQUID_ARGON, POLYSTYRENE, SILICON, TUNGSTEN, Material
-from diffhep.detector.shower import SHOWER_RATE, gamma_fractions
+from diffhep.detector.shower import LEGENDRE_NODES, LEGENDRE_WEIGHTS, SHOWER_RATE
 from diffhep.io.showers import Showers
 from diffhep.units import MeV
 
@@ -117,13 +118,13 @@ def guess(stack: Stack, x: Incidence) -> Guess:
     in_absorber = x.absorber * path / a.radiation_length
     in_active = x.active * path / s.radiation_length
     step = in_absorber + in_active
-    depth = jnp.cumsum(step, axis=-1)
+    depth = running_sum(step)
     edges = jnp.concatenate([jnp.zeros_like(depth[..., :1]), depth], axis=-1)
     total = depth[..., -1]
     critical = jnp.sum(in_absorber * a.critical_energy + in_active * s.critical_energy, axis=-1) / total
     log_y = jnp.log(x.energy / critical)
     shape = 1 + SHOWER_RATE * jnp.maximum(log_y + PROFILE_OFFSETS[stack.pdg_id], 0.5)
-    share = gamma_fractions(shape, SHOWER_RATE * edges)
+    share = profile(shape, SHOWER_RATE * edges[..., :-1], SHOWER_RATE * step)
     sampled = x.active * s.mip_loss / (x.active * s.mip_loss + x.absorber * a.mip_loss)
     energy = ELECTRON_RESPONSE * x.energy[..., None] * share * sampled + FLOOR
     weights = energy / jnp.sum(energy, axis=-1, keepdims=True)
@@ -149,6 +150,26 @@ def guess(stack: Stack, x: Incidence) -> Guess:
     features = jnp.stack(jnp.broadcast_arrays(*columns), axis=-1)
     crossed = jnp.sum(weights * in_absorber, axis=-1) * critical / SEEN_TRACKS
     return Guess(energy, features, jnp.sum(weights[..., None] * features, axis=-2), jnp.sqrt(crossed / x.energy))
+
+
+def running_sum(values: Float[Array, "*shape layer"]) -> Float[Array, "*shape layer"]:
+    """Sums over a layer and all before it, as a product: for a single shower faster than `cumsum`."""
+    return values @ jnp.asarray(np.triu(np.ones(2 * values.shape[-1:])), values.dtype)
+
+
+def profile(
+    shape: Float[Array, "*shape"], start: Float[Array, "*shape layer"], step: Float[Array, "*shape layer"]
+) -> Float[Array, "*shape layer"]:
+    """Probability of a gamma distribution of the given shape, 2 or more, in the layers; to 1e-5.
+
+    As `diffhep.detector.shower.gamma_fractions`, but in the precision of its arguments, and with Stirling's series in
+    place of ln Gamma: a single shower takes half the time.
+    """
+    nodes = start[..., None] + step[..., None] * jnp.asarray(LEGENDRE_NODES, step.dtype)
+    series = 1 / (12 * shape) - 1 / (360 * shape**3) + 1 / (1260 * shape**5)
+    log_gamma = (shape - 0.5) * jnp.log(shape) - shape + 0.5 * math.log(2 * math.pi) + series
+    density = jnp.exp((shape - 1)[..., None, None] * jnp.log(nodes) - nodes - log_gamma[..., None, None])
+    return step * jnp.sum(density * jnp.asarray(LEGENDRE_WEIGHTS, step.dtype), axis=-1)
 
 
 def incidence_of(showers: Showers, dtype: jax.typing.DTypeLike = float) -> Incidence:
