@@ -10,7 +10,7 @@ PINNED := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 \
 RUN  ?= runs/demo
 export UV_PYTHON_DOWNLOADS := never
 
-.PHONY: help setup demo studies test test-long check lint types layers bench surrogate-benchmark trigger-benchmark lock wheel samples clean
+.PHONY: help setup demo studies test test-long check lint types layers bench surrogate-benchmark trigger-benchmark trigger-proofs lock wheel samples clean
 .DEFAULT_GOAL := help
 
 help:                            ## list every target
@@ -52,6 +52,9 @@ surrogate-benchmark: $(VENV)/.ok ## the shipped surrogate beside Geant4: time an
 
 trigger-benchmark: $(VENV)/.ok .venv-hgq/.ok ## learned bit widths beside HGQ2: accuracy against lookup tables, steps a second (half an hour)
 	$(PINNED) $(BIN)/python -m tests.benchmark.formats
+
+trigger-proofs: $(VENV)/.ok      ## six kinds of network as Verilog, a million inputs each against JAX (minutes)
+	$(BIN)/python -m tests.benchmark.proofs
 
 wheel: $(VENV)/.ok               ## build the sdist and the wheel from it, into dist/
 	$(BIN)/python -m build --no-isolation --outdir dist .

@@ -94,8 +94,9 @@ def model_of(task: Task, features: int) -> Any:
     from hgq.layers import QDense
 
     with (
-        QuantizerConfigScope(q_type="kbi", place="weight", overflow_mode="SAT_SYM", round_mode="RND"),
-        QuantizerConfigScope(q_type="kif", place="datalane", overflow_mode="WRAP", round_mode="RND"),
+        # to begin with 5 fractional bits of the weights and 4 of the words, as ours
+        QuantizerConfigScope(q_type="kbi", place="weight", overflow_mode="SAT_SYM", round_mode="RND", b0=7, i0=2),
+        QuantizerConfigScope(q_type="kif", place="datalane", overflow_mode="WRAP", round_mode="RND", f0=4),
         LayerConfigScope(enable_ebops=True, beta0=0.0),
     ):
         layers = [QDense(width, activation="relu") for width in task.hidden]
