@@ -48,7 +48,7 @@ from diffhep.reconstruction import PhotonReconstruction, leading_pair, pair_mass
 from diffhep.stage import Chain
 from diffhep.surrogates import GflashSurrogate, Incidence, Stack, SurrogateSettings
 from diffhep.surrogates.coordinates import log_jacobian, to_coordinates, to_energies
-from diffhep.surrogates.surrogate import empty_surrogate
+from diffhep.surrogates.kinds import empty_surrogate
 from diffhep.tagging import PhotonTagger, photon_features, readout_fractions
 from diffhep.trigger.classifier import DenseClassifier
 from diffhep.trigger.fixed_point import FixedPoint
@@ -99,9 +99,11 @@ def electron() -> Incidence:
     return Incidence(jnp.array(60.0), jnp.array(0.2), spread(4, 3, 7), spread(4, 2, 6))
 
 
-def learned_showers() -> Case:
+def learned_showers(kind: str = "autoregressive") -> Case:
     """A surrogate with untrained networks, in double precision, for given random numbers."""
-    settings = SurrogateSettings.model_validate({"network": {"width": 6, "depth": 1, "moments": 5}})
+    settings = SurrogateSettings.model_validate(
+        {"network": {"kind": kind, "width": 6, "depth": 1, "moments": 5, "memory": 5}}
+    )
     surrogate = empty_surrogate(settings, Stack(4)).in_double()
     noise = jr.normal(jr.key(7), (2, surrogate.noise_size))
     return Case(lambda s, x: 1e3 * s.from_noise(x, noise, hard=False), surrogate, electron())
@@ -303,7 +305,8 @@ STAGES: dict[str, Callable[[], Case]] = {
         spread(4, 0.3, 2),
         spread(4, 0.1, 0.9),
     ),
-    "LayerSurrogate.from_noise": learned_showers,
+    "AutoregressiveSurrogate.from_noise": learned_showers,
+    "WhitenedSurrogate.from_noise": lambda: learned_showers("one-step"),
     "GflashSurrogate.from_noise": gflash_showers,
     "to_coordinates": lambda: on_function(to_coordinates, spread(5, 0.1, 0.4), 3.0),
     "to_energies": lambda: on_function(to_energies, spread(5, -2, 2), 3.0),
