@@ -50,10 +50,10 @@ bench: $(VENV)/.ok .venv-peers/.ok .venv-cheetah/.ok .venv-tomopt/.ok ## benchma
 surrogate-benchmark: $(VENV)/.ok ## the shipped surrogate beside Geant4: time and slopes, kept beside its card (minutes)
 	$(PINNED) $(BIN)/python -m tests.benchmark.surrogate
 
-trigger-benchmark: $(VENV)/.ok .venv-hgq/.ok ## learned bit widths beside HGQ2: accuracy against lookup tables, steps a second (half an hour)
+trigger-benchmark: $(VENV)/.ok .venv-hgq/.ok ## learned bit widths beside HGQ2: accuracy against lookup tables, steps a second (long)
 	$(PINNED) $(BIN)/python -m tests.benchmark.formats
 
-trigger-proofs: $(VENV)/.ok      ## six kinds of network as Verilog, a million inputs each against JAX (minutes)
+trigger-proofs: $(VENV)/.ok      ## six kinds of network as Verilog, a million inputs each against JAX (long)
 	$(BIN)/python -m tests.benchmark.proofs
 
 wheel: $(VENV)/.ok               ## build the sdist and the wheel from it, into dist/

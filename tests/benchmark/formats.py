@@ -24,9 +24,11 @@ import jax
 import numpy as np
 
 from diffhep.trigger.config import TriggerTraining
+from diffhep.trigger.fixed_point import FixedPoint
 from diffhep.trigger.labelled import Labelled, five_classes, read_labelled
 from diffhep.trigger.learning import Split, first_network, fit_formats, measured, split_events
 from diffhep.trigger.netlist import Circuit
+from diffhep.trigger.project import DEFAULT_PART
 from diffhep.trigger.simulation import synthesise
 from diffhep.trigger.synthesis import synthesised
 from tests.benchmark.hgq_peer import EVENTS, FRONT, TASK, Task, spaced
@@ -99,8 +101,6 @@ def theirs(settings: TriggerTraining, data: Split, members: int, **given: float)
 
 def first_form(settings: TriggerTraining) -> tuple[int, int, int]:
     """Signed, integer and fractional bits of the words that arrive."""
-    from diffhep.trigger.fixed_point import FixedPoint
-
     given = FixedPoint.parse(settings.network.input_format)
     return given.k, given.i, given.f
 
@@ -115,7 +115,7 @@ def counted(path: Path, levels: int) -> int:
     with tempfile.TemporaryDirectory(prefix="diffhep-hgq-") as name:
         folder = Path(name) / "project"
         logic = Circuit(CombLogic.load(path), nothing, nothing)
-        logic.write(folder, name="trigger", part="xcvu13p-flga2577-2-e", clock_period_ns=5.0, levels_per_stage=levels)
+        logic.write(folder, name="trigger", part=DEFAULT_PART, clock_period_ns=5.0, levels_per_stage=levels)
         return synthesise(folder, "trigger", yosys)["luts"]
 
 
