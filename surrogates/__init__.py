@@ -15,7 +15,9 @@ from diffhep.lazy import lazy_names
 
 if TYPE_CHECKING:
     from diffhep.surrogates.autoregressive import AutoregressiveSurrogate as AutoregressiveSurrogate
+    from diffhep.surrogates.card import is_voxels as is_voxels
     from diffhep.surrogates.card import load_surrogate as load_surrogate
+    from diffhep.surrogates.card import load_voxels as load_voxels
     from diffhep.surrogates.card import save_surrogate as save_surrogate
     from diffhep.surrogates.card import shipped_surrogate as shipped_surrogate
     from diffhep.surrogates.classifier import OURS as OURS
@@ -43,12 +45,18 @@ if TYPE_CHECKING:
     from diffhep.surrogates.validation import response_gradient as response_gradient
     from diffhep.surrogates.validation import sample_like as sample_like
     from diffhep.surrogates.validation import validate as validate
+    from diffhep.surrogates.voxel_fitting import fit_voxels as fit_voxels
+    from diffhep.surrogates.voxel_validation import sample_voxels as sample_voxels
+    from diffhep.surrogates.voxel_validation import validate_voxels as validate_voxels
+    from diffhep.surrogates.voxels import VoxelSurrogate as VoxelSurrogate
     from diffhep.surrogates.whitened import WhitenedSurrogate as WhitenedSurrogate
 
 HOMES = {
     "autoregressive": ("AutoregressiveSurrogate",),
     "card": (
+        "is_voxels",
         "load_surrogate",
+        "load_voxels",
         "save_surrogate",
         "shipped_surrogate",
     ),
@@ -89,6 +97,12 @@ HOMES = {
         "sample_like",
         "validate",
     ),
+    "voxel_fitting": ("fit_voxels",),
+    "voxel_validation": (
+        "sample_voxels",
+        "validate_voxels",
+    ),
+    "voxels": ("VoxelSurrogate",),
     "whitened": ("WhitenedSurrogate",),
 }
 

@@ -12,9 +12,11 @@ from diffhep.io.run import RunFolder
 from diffhep.io.showers import Showers
 from diffhep.settings import settings_from
 from diffhep.surrogates.config import SurrogateSettings
-from diffhep.surrogates.kinds import empty_surrogate
+from diffhep.surrogates.kinds import empty_surrogate, empty_voxels
+from diffhep.surrogates.splits import Tree
 from diffhep.surrogates.stack import Stack
 from diffhep.surrogates.surrogate import LayerSurrogate
+from diffhep.surrogates.voxels import VoxelSurrogate
 
 WEIGHTS, CARD = "surrogate.eqx", "card.json"
 SHIPPED = Path(__file__).parent / "shipped"
@@ -22,15 +24,20 @@ PACKAGES = ("diffhep", "jax", "equinox", "optax", "diffrax", "flowjax")
 
 
 def save_surrogate(
-    run: RunFolder, surrogate: LayerSurrogate, settings: SurrogateSettings, samples: Sequence[Showers]
+    run: RunFolder, surrogate: LayerSurrogate | VoxelSurrogate, settings: SurrogateSettings, samples: Sequence[Showers]
 ) -> dict[str, Any]:
     """Write weights and card; returns the card. The samples are those of `settings.data`, in that order."""
     run.save_tree(WEIGHTS, surrogate)
-    domain = surrogate.domain
+    layers = surrogate.layers if isinstance(surrogate, VoxelSurrogate) else surrogate
+    domain, stack = layers.domain, layers.stack
+    what = "energies in the active layers of a sampling calorimeter, conditioned on energy, angle and thicknesses"
+    if isinstance(surrogate, VoxelSurrogate):
+        what = what.replace("layers", "layers, and their cells,")
     card = {
-        "what": "energies in the active layers of a sampling calorimeter, conditioned on energy, angle and thicknesses",
+        "what": what,
         "settings": settings.model_dump(mode="json"),
-        "stack": {field.name: getattr(surrogate.stack, field.name) for field in dataclasses.fields(surrogate.stack)},
+        "stack": {field.name: getattr(stack, field.name) for field in dataclasses.fields(stack)},
+        "cells": dataclasses.asdict(surrogate.tree) if isinstance(surrogate, VoxelSurrogate) else None,
         "domain": {
             name: {"low": float(low), "high": float(high), "unit": unit}
             for name, unit, low, high in zip(
@@ -54,7 +61,7 @@ def save_surrogate(
 
 
 def load_surrogate(folder: str | Path) -> LayerSurrogate:
-    """A trained surrogate.
+    """A trained surrogate of layer energies; of a voxel surrogate, the one of its layers.
 
     Raises:
         ValueError: no surrogate in the folder, or weights that are not those of its card.
@@ -62,6 +69,30 @@ def load_surrogate(folder: str | Path) -> LayerSurrogate:
     >>> load_surrogate("runs/surrogate").stack.layers  # doctest: +SKIP
     30
     """
+    found = _load(folder)
+    return found.layers if isinstance(found, VoxelSurrogate) else found
+
+
+def load_voxels(folder: str | Path) -> VoxelSurrogate:
+    """A trained surrogate of voxels.
+
+    Raises:
+        ValueError: as `load_surrogate`, or a surrogate of layers only.
+    """
+    found = _load(folder)
+    if not isinstance(found, VoxelSurrogate):
+        msg = f"{folder}: a surrogate of layer energies, which has no cells"
+        raise ValueError(msg)
+    return found
+
+
+def is_voxels(folder: str | Path) -> bool:
+    """Whether a folder holds a surrogate of voxels."""
+    run = RunFolder(folder)
+    return run.has(CARD) and run.read_json(CARD).get("cells") is not None
+
+
+def _load(folder: str | Path) -> LayerSurrogate | VoxelSurrogate:
     run = RunFolder(folder)
     if not run.has(CARD):
         msg = f"{run.path}: holds no surrogate ({CARD} is missing)"
@@ -70,6 +101,7 @@ def load_surrogate(folder: str | Path) -> LayerSurrogate:
     try:
         settings = settings_from(SurrogateSettings, card["settings"], source=str(run.path / CARD))
         stack = Stack(**card["stack"])
+        tree = Tree(**card["cells"]) if card.get("cells") else None
         digest = card["weights"]["sha256"]
     except (KeyError, TypeError) as error:
         msg = f"{run.path / CARD}: not the card of a surrogate ({error})"
@@ -81,7 +113,7 @@ def load_surrogate(folder: str | Path) -> LayerSurrogate:
     if hashlib.sha256(weights.read_bytes()).hexdigest() != digest:
         msg = f"{weights}: not the weights that {CARD} describes (truncated or replaced)"
         raise ValueError(msg)
-    return run.load_tree(WEIGHTS, empty_surrogate(settings, stack))
+    return run.load_tree(WEIGHTS, empty_voxels(settings, stack, tree) if tree else empty_surrogate(settings, stack))
 
 
 def shipped_surrogate() -> LayerSurrogate:

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from diffhep.settings import Settings
 
-Kind = Literal["autoregressive", "flow-matching", "one-step", "normalising-flow", "gan", "vae"]
+Kind = Literal["autoregressive", "flow-matching", "one-step", "normalising-flow", "gan", "vae", "voxels"]
 
 
 class NetworkSettings(Settings):
@@ -16,6 +16,9 @@ class NetworkSettings(Settings):
     kind: Kind = Field(default="autoregressive", description="one-step is a student of flow-matching, trained after it")
     width: int = Field(default=96, ge=1, description="of the hidden layers [count]")
     depth: int = Field(default=2, ge=1, description="hidden layers, or coupling layers of a normalising flow [count]")
+    splitter: int = Field(
+        default=48, ge=1, description="width of the network that divides a layer among its cells, for voxels [count]"
+    )
     memory: int = Field(default=64, ge=1, description="width of an autoregressive step from layer to layer [count]")
     moments: int = Field(
         default=64, ge=1, description="width of the networks for mean and resolution of the others [count]"
@@ -30,6 +33,8 @@ class ScheduleSettings(Settings):
     )
     generator: int = Field(default=8000, ge=1, description="steps of the generative network [count]")
     student: int = Field(default=6000, ge=1, description="steps of the one-step student [count]")
+    splits: int = Field(default=20_000, ge=1, description="steps of the network that divides layers [count]")
+    rows: int = Field(default=4096, ge=1, description="divisions a step of that network [count]")
     batch: int = Field(default=512, ge=1, description="showers a step, each in a stack of its own [count]")
     rate: float = Field(default=1e-3, gt=0, description="largest step size of Adam []")
     held_out: float = Field(default=0.1, gt=0, lt=1, description="share of the showers for the validation curve []")
@@ -38,7 +43,7 @@ class ScheduleSettings(Settings):
 
     @model_validator(mode="after")
     def _divides(self) -> Self:
-        for name in ("moments", "generator", "student"):
+        for name in ("moments", "generator", "student", "splits"):
             if getattr(self, name) % self.checkpoint:
                 msg = f"{name} ({getattr(self, name)}) must be a multiple of checkpoint ({self.checkpoint})"
                 raise ValueError(msg)

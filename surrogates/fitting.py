@@ -82,7 +82,7 @@ def fit_surrogate(
     order = np.random.default_rng(schedule.seed).permutation(showers.size)
     kept = showers.size - max(1, round(schedule.held_out * showers.size))
     parts = [observe(stack, showers[np.sort(rows)]) for rows in (order[:kept], order[kept:])]
-    phase = _Phases(settings, run, progress)
+    phase = Phases(settings, run, progress)
 
     if isinstance(untrained, AutoregressiveSurrogate):
 
@@ -98,7 +98,7 @@ def fit_surrogate(
 
 
 def _fit_whitened(
-    untrained: WhitenedSurrogate, settings: SurrogateSettings, parts: list[Batch], phase: "_Phases", key: PRNGKeyArray
+    untrained: WhitenedSurrogate, settings: SurrogateSettings, parts: list[Batch], phase: "Phases", key: PRNGKeyArray
 ) -> WhitenedSurrogate:
     """Mean and width, the generative network, and its student if it is one."""
     stack, schedule = untrained.stack, settings.schedule
@@ -196,11 +196,13 @@ def observe(stack: Stack, showers: Showers) -> Batch:
     return Batch(x, seen, jnp.asarray(showers.active_energy, jnp.float32))
 
 
-class _Phases:
+class Phases:
     """Runs the phases of a training, with checkpoints and a validation curve if there is a folder for them."""
 
-    def __init__(self, settings: SurrogateSettings, run: RunFolder | None, progress: Progress | None):
-        self.settings, self.run = settings.schedule, run
+    def __init__(
+        self, settings: SurrogateSettings, run: RunFolder | None, progress: Progress | None, *, batch: int | None = None
+    ):
+        self.settings, self.run, self.batch = settings.schedule, run, batch or settings.schedule.batch
         self.progress = progress or (lambda phase, done: None)
 
     def train(self, name: str, model: Any, loss: Callable, data: list, steps: int, key: PRNGKeyArray) -> PyTree:
@@ -212,7 +214,7 @@ class _Phases:
             steps=steps,
             # the bar moves more often than states are kept
             chunk=250 if s.checkpoint % 250 == 0 else s.checkpoint,
-            batch=min(s.batch, jax.tree.leaves(data[0])[0].shape[0]),
+            batch=min(self.batch, jax.tree.leaves(data[0])[0].shape[0]),
             rate=s.rate,
             key=key,
         )

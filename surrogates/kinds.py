@@ -15,8 +15,10 @@ from diffhep.surrogates.flow_matching import FlowMatching, OneStep
 from diffhep.surrogates.generator import AbstractGenerator
 from diffhep.surrogates.moments import Moments
 from diffhep.surrogates.normalising_flow import NormalisingFlow
+from diffhep.surrogates.splits import Tree
 from diffhep.surrogates.stack import Stack
 from diffhep.surrogates.surrogate import LayerSurrogate
+from diffhep.surrogates.voxels import VoxelSurrogate, untrained_splitter
 from diffhep.surrogates.whitened import WhitenedSurrogate
 
 GENERATORS: Mapping[str, type[AbstractGenerator]] = {
@@ -29,11 +31,11 @@ GENERATORS: Mapping[str, type[AbstractGenerator]] = {
 
 
 def empty_surrogate(settings: SurrogateSettings, stack: Stack, domain: Domain | None = None) -> LayerSurrogate:
-    """An untrained surrogate, whose structure is that of a trained one."""
+    """An untrained surrogate of layers, in the structure of a trained one; for voxels, the one of their layers."""
     network = settings.network
     one, two = jr.split(jr.key(settings.schedule.seed))
     domain = domain or Domain(jnp.zeros(4, jnp.float32), jnp.zeros(4, jnp.float32))
-    if network.kind == "autoregressive":
+    if network.kind in ("autoregressive", "voxels"):
         chain = untrained_chain(network.width, network.depth, network.memory, key=two)
         return AutoregressiveSurrogate(stack=stack, network=chain, domain=domain)
     kind: Any = GENERATORS[network.kind]
@@ -42,4 +44,14 @@ def empty_surrogate(settings: SurrogateSettings, stack: Stack, domain: Domain | 
     moments = Moments(network.moments, key=one)
     return WhitenedSurrogate(
         stack=stack, moments=moments, generator=generator, domain=domain, shift=nothing, scale=unit
+    )
+
+
+def empty_voxels(settings: SurrogateSettings, stack: Stack, tree: Tree) -> VoxelSurrogate:
+    """An untrained surrogate of voxels, whose structure is that of a trained one."""
+    layers = empty_surrogate(settings, stack)
+    assert isinstance(layers, AutoregressiveSurrogate)
+    key = jr.fold_in(jr.key(settings.schedule.seed), 11)
+    return VoxelSurrogate(
+        layers, untrained_splitter(tree, settings.network.splitter, key=key), tree, settings.threshold
     )

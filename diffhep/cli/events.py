@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import tyro
 
-from diffhep.cli.options import one_of, parse
+from diffhep.cli.options import choose, one_of, parse
 from diffhep.cli.terminal import print_json, start_jax
 
 
@@ -22,18 +22,36 @@ def generate_pythia(args: list[str]) -> int:
     options = parse(
         "diffhep generate pythia",
         args,
-        process=(str, tyro.MISSING, "higgs-diphoton, diphoton or jets", None),
+        process=(
+            str,
+            tyro.MISSING,
+            "higgs-diphoton, diphoton or jets, kept where there are two photon candidates; or minimum-bias, ttbar, "
+            "higgs-tautau, higgs-aa-4b or vbf-higgs-invisible, all kept, with jets, clusters, muons and missing pt",
+            None,
+        ),
         n=(int, tyro.MISSING, "events to keep", ("-n",)),
         output=(Path, tyro.MISSING, "the new ROOT file", ("-o",)),
         seed=(int, 1, "of the generator, 1 to 900000000", ()),
         setting=(tuple[str, ...], (), "further settings of Pythia, as in 'PartonLevel:MPI = off'", ()),
+        pile_up=(float, 0.0, "mean number of minimum-bias collisions on top, where all events are kept [count]", ()),
     )
     start_jax()
+    from diffhep.generate.collisions import generate_collisions
+    from diffhep.generate.processes import COLLISIONS, PROCESSES
     from diffhep.generate.pythia import generate as run_pythia
     from diffhep.io import read_sample
 
-    path = run_pythia(options.process, options.n, seed=options.seed, path=options.output, settings=options.setting)
-    sample = read_sample(path)
+    process = choose(options.process, (*PROCESSES, *COLLISIONS), "process")
+    common = {"seed": options.seed, "path": options.output, "settings": options.setting}
+    if process in COLLISIONS:
+        path = generate_collisions(process, options.n, **common, pile_up=options.pile_up)
+        sample = read_sample(path, collection="Jet")
+    elif options.pile_up:
+        msg = f"--pile-up: is for the processes that keep all events: {', '.join(COLLISIONS)}"
+        raise ValueError(msg)
+    else:
+        path = run_pythia(process, options.n, **common)
+        sample = read_sample(path)
     out = {
         "file": str(path),
         "events": sample.events.size,
@@ -117,12 +135,13 @@ def generate_geant4(args: list[str]) -> int:
         absorber_thickness=(range_, (2.0,), "thickness of an absorber slab, or a range of it [mm]", ()),
         active_thickness=(range_, (5.0,), "thickness of an active slab, or a range of it [mm]", ()),
         variation=(
-            Literal["same", "free", "mixed"],
+            Literal["same", "free", "mixed", "trend"],
             "same",
-            "thicknesses of a range: one for all layers of a shower, each layer for itself, or a base and a spread",
+            "thicknesses of a range: one for all layers of a shower, each layer for itself, a base and a spread, "
+            "or a base that runs along the stack and a spread",
             (),
         ),
-        spread=(float, 1.0, "largest relative spread of the layers of one shower, for mixed, 0 to 1", ()),
+        spread=(float, 1.0, "largest relative spread of the layers of one shower, for mixed and trend, 0 to 1", ()),
         width=(float, 400.0, "width of the slabs in x and in y [mm]", ()),
         cut=(float, 0.7, "range below which no secondary particle is made [mm]", ()),
         cells=(

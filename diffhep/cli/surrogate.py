@@ -25,7 +25,7 @@ def train(args: list[str]) -> int:
     start_jax()
     from diffhep.io import RunFolder, join, read_showers, shipped_showers
     from diffhep.surrogate_figures import draw_training
-    from diffhep.surrogates import fit_surrogate, save_surrogate
+    from diffhep.surrogates import fit_surrogate, fit_voxels, save_surrogate
 
     if options.resume:
         run = RunFolder.open(options.output)
@@ -38,7 +38,8 @@ def train(args: list[str]) -> int:
         run = RunFolder.create(options.output, {"settings": settings.model_dump(mode="json")})
     began = time.process_time()
     with progress_bar() as progress:
-        trained = fit_surrogate(settings, showers, run=run, progress=progress)
+        fit = fit_voxels if settings.network.kind == "voxels" else fit_surrogate
+        trained = fit(settings, showers, run=run, progress=progress)
     card = save_surrogate(run, trained, settings, samples)
     seconds = time.process_time() - began
     run.write_bytes("figures/training.png", draw_training(run.metrics()))
@@ -64,12 +65,15 @@ def validate(args: list[str]) -> int:
 
     from diffhep.io import RunFolder, read_showers
     from diffhep.surrogate_figures import draw_comparison
-    from diffhep.surrogates import load_surrogate, sample_like
+    from diffhep.surrogates import is_voxels, load_surrogate, load_voxels, sample_like, validate_voxels
     from diffhep.surrogates import validate as compare
 
     trained, showers = load_surrogate(options.folder), read_showers(options.data)
     with progress_bar() as progress:
         found = compare(trained, showers, key=jr.key(options.seed), progress=progress)
+        if is_voxels(options.folder):
+            voxels = load_voxels(options.folder)
+            found["voxels"] = validate_voxels(voxels, showers, key=jr.key(options.seed), progress=progress)
     run = RunFolder(options.folder)
     run.write_json("validation.json", {"data": str(options.data), **found})
     made = sample_like(trained, showers, jr.key(options.seed))
@@ -89,15 +93,15 @@ def sample(args: list[str]) -> int:
         args,
         folder=(Path, tyro.MISSING, "folder of the trained surrogate", None),
         like=(Path, tyro.MISSING, "file of showers whose energies, angles and thicknesses are used", ()),
-        output=(Path, tyro.MISSING, "the new file, .npz or .root", ("-o",)),
+        output=(Path, tyro.MISSING, "the new file, .npz or .root; .hdf5 of voxels for the CaloChallenge", ("-o",)),
         seed=(int, 0, "of the random numbers", ()),
         extrapolate=(bool, False, "allow stacks and particles outside the trained domain", ()),
     )
     start_jax()
     import jax.random as jr
 
-    from diffhep.io import read_showers, write_showers
-    from diffhep.surrogates import load_surrogate, sample_like
+    from diffhep.io import read_showers, write_calochallenge, write_showers
+    from diffhep.surrogates import is_voxels, load_surrogate, load_voxels, sample_like, sample_voxels
     from diffhep.surrogates.validation import check_stack, outside
 
     trained, showers = load_surrogate(options.folder), read_showers(options.like)
@@ -109,10 +113,20 @@ def sample(args: list[str]) -> int:
             f"is number {int(beyond.argmax())}; --extrapolate samples them all the same"
         )
         raise ValueError(msg)
-    made = sample_like(trained, showers, jr.key(options.seed))
+    cells, challenge = None, options.output.suffix in (".hdf5", ".h5")
+    if is_voxels(options.folder):
+        made, cells = sample_voxels(load_voxels(options.folder), showers, jr.key(options.seed))
+    elif challenge:
+        msg = f"{options.output}: the format of the CaloChallenge is one of voxels; {options.folder} knows layers only"
+        raise ValueError(msg)
+    else:
+        made = sample_like(trained, showers, jr.key(options.seed))
     config = {**showers.config, "made_by": {"surrogate": str(options.folder), "seed": options.seed}}
-    new = dataclasses.replace(showers, active_energy=made, absorber_energy=None, cells=None, config=config)
-    path = write_showers(options.output, new)
+    new = dataclasses.replace(showers, active_energy=made, absorber_energy=None, cells=cells, config=config)
+    if challenge and cells is not None:
+        path = write_calochallenge(options.output, new.energy, cells)
+    else:
+        path = write_showers(options.output, new)
     out = {"file": str(path), "showers": new.size, "outside_domain": int(beyond.sum())}
     if options.json:
         print_json(out)
@@ -124,6 +138,9 @@ def sample(args: list[str]) -> int:
 def print_validation(found: dict[str, Any]) -> None:
     """What a person wants to know about a surrogate."""
     area, stacks = found["auc"], found["stacks"]
+    if voxels := found.get("voxels"):
+        print(f"cells: classifier AUC high {voxels['auc']['high']:.3f}, low {voxels['auc']['low']:.3f}")
+        print(f"cells hit: {voxels['hits']['made']:.1f}, by Geant4 {voxels['hits']['real']:.1f}")
     print(f"{found['showers']} showers, {100 * found['in_domain']:.1f} % inside the trained domain")
     print(
         f"classifier AUC: high {area['high']:.3f}, low {area['low']:.3f}, with the stack {area['high_with_stack']:.3f}"

@@ -8,7 +8,7 @@ import dataclasses
 import difflib
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -40,7 +40,11 @@ HIGHEST = 1e5  # GeV: where Geant4's electromagnetic models end
 DEEPEST = 8_000.0  # mm: what fits into the worker's world, as does the width
 STEP = 2.0**-10  # mm: drawn thicknesses are multiples, exact in single precision and easy to compress
 STREAMS = ("seeds", "energy", "angle", "absorber_thickness", "active_thickness")
+KNOTS = 4  # of a trend along the stack
+OUTWARDS = 0.2  # by how much of its width the range of a trend's numbers is wider on either side, before it is cut
 SEED_TOP = 2**31 - 1  # of the seeds that Geant4 takes
+
+Variation = Literal["same", "free", "mixed", "trend"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +128,10 @@ class SamplingCalorimeter:
     - `same`: one number for all layers, uniform in the range;
     - `free`: each layer for itself, uniform in the range;
     - `mixed`: first a base $b$ for all layers, then each layer uniform in $[b(1-s), b(1+s)]$ within the range, the
-      spread $s$ itself uniform in [0, `spread`] for each shower.
+      spread $s$ itself uniform in [0, `spread`] for each shower;
+    - `trend`: as `mixed`, but the base runs along the stack: straight lines between four numbers at equal distances,
+      from a range that is wider by a fifth on either side and then cut, so that its ends are met as often as optimisers
+      meet them.
 
     Attributes:
         layers: their number.
@@ -133,7 +140,7 @@ class SamplingCalorimeter:
         absorber_thickness: number or range [mm].
         active_thickness: number or range [mm].
         variation: how the layers of one shower differ.
-        spread: largest relative spread of `mixed`.
+        spread: largest relative spread of `mixed` and `trend`.
         width: of the slabs in x and in y [mm].
         cut: range below which no secondary particle is made [mm].
         cells: transverse cells of the active slabs, or None.
@@ -152,7 +159,7 @@ class SamplingCalorimeter:
     active: str = "G4_PLASTIC_SC_VINYLTOLUENE"
     absorber_thickness: float | tuple[float, float] = 2.0
     active_thickness: float | tuple[float, float] = 5.0
-    variation: Literal["same", "free", "mixed"] = "same"
+    variation: Variation = "same"
     spread: float = 1.0
     width: float = 400.0
     cut: float = 0.7
@@ -168,8 +175,8 @@ class SamplingCalorimeter:
                 raise ValueError(msg)
         for name in ("absorber_thickness", "active_thickness"):
             object.__setattr__(self, name, _range(name, getattr(self, name), "mm"))
-        if self.variation not in ("same", "free", "mixed"):
-            msg = f"variation: wanted same, free or mixed, got {self.variation!r}"
+        if self.variation not in get_args(Variation):
+            msg = f"variation: wanted {', '.join(get_args(Variation))}, got {self.variation!r}"
             raise ValueError(msg)
         if not 0 <= self.spread <= 1:
             msg = f"spread: wanted a relative spread from 0 to 1, got {self.spread}"
@@ -293,11 +300,14 @@ def _thicknesses(
     ends: tuple[float, float], calorimeter: SamplingCalorimeter, n: int, random: np.random.Generator
 ) -> np.ndarray:
     low, high = ends
+    knots = KNOTS if calorimeter.variation == "trend" else 1
     # one row a shower, so that a longer run begins with the same
-    u = random.uniform(size=(n, calorimeter.layers + 2))
+    u = random.uniform(size=(n, calorimeter.layers + 1 + knots))
     if low == high:
         return np.full((n, calorimeter.layers), low)
-    base = low + (high - low) * u[:, :1]
+    base, u = low + (high - low) * u[:, :knots], u[:, knots - 1 :]
+    if knots > 1:
+        base = _along(low, high, base, calorimeter.layers)
     if calorimeter.variation == "same":
         drawn = np.repeat(base, calorimeter.layers, axis=1)
     elif calorimeter.variation == "free":
@@ -307,6 +317,16 @@ def _thicknesses(
         from_, to = np.maximum(low, base * (1 - s)), np.minimum(high, base * (1 + s))
         drawn = from_ + (to - from_) * u[:, 2:]
     return np.clip(np.round(drawn / STEP) * STEP, low, high)
+
+
+def _along(low: float, high: float, knots: np.ndarray, layers: int) -> np.ndarray:
+    """Numbers of a range as straight lines along the layers, pushed outwards so that the ends of the range are met."""
+    middle = 0.5 * (low + high)
+    knots = np.clip(middle + (1 + 2 * OUTWARDS) * (knots - middle), low, high)
+    # each layer's share of every knot
+    place = np.linspace(0, knots.shape[1] - 1, layers)
+    shares = np.maximum(0, 1 - np.abs(place - np.arange(knots.shape[1])[:, None]))
+    return knots @ shares
 
 
 def _between(low: float, high: float, u: np.ndarray, *, logarithmic: bool = False) -> np.ndarray:

@@ -190,12 +190,13 @@ def _two_stages(
     tested = jnp.stack([test[1] for test in tests] + [tests[-1][1]] * (n - len(tests)))
     values = jnp.stack([jnp.stack(strengths), tested])[..., None] * place
     mask = np.stack([held, np.ones_like(held)])[..., None] & (place > 0)
-    asimov = lambda theta: jax.vmap(lambda t: model.asimov(t, data))(theta)
+    # the loop is given constants only: tracing it with derivatives that nothing asks for would take longer than all else
+    still, seen = constant((model, data))
 
     def stage(state: tuple, inputs: tuple) -> tuple[tuple, Minimum]:
-        fits = search_each(model, state[0], *inputs, start=state[1])
+        fits = search_each(still, state[0], *inputs, start=state[1])
         theta = fits.theta[source]
-        return (asimov(theta), theta), fits
+        return (jax.vmap(lambda t: still.asimov(t, seen))(theta), theta), fits
 
     sets = repeat(data, n)
     start = jnp.broadcast_to(model.init, values.shape[1:])
@@ -204,7 +205,7 @@ def _two_stages(
     theta = theta_each(model, sets, values[0], mask[0], first)
     # likelihoods of all fits to the data, and of those to Asimov data that are asked for
     both = lambda x: jax.tree.map(lambda y: jnp.concatenate([y[0], y[1, : len(tests)]]), x)
-    made = asimov(theta[source[: len(tests)]])
+    made = jax.vmap(lambda t: model.asimov(t, data))(theta[source[: len(tests)]])
     sets = jax.tree.map(lambda x, y: jnp.concatenate([x, y]), sets, made)
     nll = nll_each(model, sets, both(values), both(mask), both(fits))
     return _Stages(theta, nll[:n], nll[n:], jnp.all(fits.converged), jnp.max(fits.gradient_norm))

@@ -1,5 +1,6 @@
 """What can be asked of Geant4, and what cannot; no Geant4 is needed here."""
 
+import dataclasses
 import sys
 from typing import Any
 
@@ -14,7 +15,7 @@ from diffhep.generate.geant4_setup import draw, draw_seeds
 RANGES: dict[str, Any] = {"absorber_thickness": (1.0, 8.0), "active_thickness": (2.0, 5.0)}
 
 
-@pytest.mark.parametrize("variation", ["same", "free", "mixed"])
+@pytest.mark.parametrize("variation", ["same", "free", "mixed", "trend"])
 def test_drawn_thicknesses(variation):
     stack = SamplingCalorimeter(20, **RANGES, variation=variation, spread=0.5)
     drawn = draw(stack, Beam(energy=(0.5, 5.0), angle=(0.1, 0.3)), 2000, seed=1)
@@ -26,13 +27,19 @@ def test_drawn_thicknesses(variation):
         # exact in single precision: a file loses nothing
         assert (t == t.astype(np.float32)).all()
         relative = np.ptp(t, axis=1) / t.mean(axis=1)
-        spread = {"same": (0.0, 0.0), "free": (0.4, 2.2), "mixed": (0.0, 1.05)}[variation]
+        spread = {"same": (0.0, 0.0), "free": (0.4, 2.2), "mixed": (0.0, 1.05), "trend": (0.0, 7.0)}[variation]
         assert spread[0] <= relative.min()
         assert relative.max() <= spread[1]
     if variation == "mixed":
         # spreads of every size, uniform in the base
         assert np.quantile(relative, 0.1) < 0.1
         assert np.quantile(relative, 0.9) > 0.4
+    if variation == "trend":
+        # without a spread: straight between layers 0, 19/3, 38/3 and 19, and one in seven at each end of the range
+        smooth = draw(dataclasses.replace(stack, spread=0.0), Beam(), 2000, seed=1)["absorber_thickness"]
+        assert np.abs(np.diff(smooth, 2, axis=1)[:, [0, 2, 4, 8, 10, 15, 17]]).max() < 0.005
+        for end in RANGES["absorber_thickness"]:
+            assert (smooth[:, 0] == end).mean() == pytest.approx(1 / 7, abs=0.03)
     assert np.corrcoef(drawn["absorber_thickness"][:, 0], drawn["active_thickness"][:, 0])[0, 1] == pytest.approx(
         0, abs=0.1
     )
@@ -73,7 +80,7 @@ def test_a_longer_run_begins_with_a_shorter_one():
         (lambda: SamplingCalorimeter(2, active_thickness=float("nan")), "got nan mm"),
         (lambda: SamplingCalorimeter(2, active_thickness=(1.0, 2.0, 3.0)), "got .1.0, 2.0, 3.0. mm"),  # type: ignore[arg-type]
         (lambda: SamplingCalorimeter(2, absorber=""), "absorber: wanted the NIST name"),
-        (lambda: SamplingCalorimeter(2, variation="wild"), "variation: wanted same, free or mixed"),  # type: ignore[arg-type]
+        (lambda: SamplingCalorimeter(2, variation="wild"), "variation: wanted same, free, mixed, trend"),  # type: ignore[arg-type]
         (lambda: SamplingCalorimeter(2, spread=1.5), "spread: .* from 0 to 1, got 1.5"),
         (lambda: SamplingCalorimeter(2, width=1e5), "width: wanted at most 8000 mm"),
         (lambda: SamplingCalorimeter(2, cut=0.0), "cut: wanted a number above 0 mm"),
