@@ -49,8 +49,8 @@ layers: $(VENV)/.ok              ## import-linter: an import may only point down
 bench: $(VENV)/.ok .venv-peers/.ok .venv-cheetah/.ok .venv-tomopt/.ok ## benchmarks: ratios to named peers, one pinned thread (a few minutes)
 	$(PINNED) $(BIN)/python -m tests.benchmark.run && $(PINNED) $(BIN)/python -m tests.benchmark.facts
 
-surrogate-benchmark: $(VENV)/.ok ## the shipped surrogate beside Geant4: time and slopes, kept beside its card (minutes)
-	$(PINNED) $(BIN)/python -m tests.benchmark.surrogate
+surrogate-benchmark: $(VENV)/.ok ## the shipped surrogates beside Geant4: time and slopes, kept beside their cards (minutes)
+	$(PINNED) $(BIN)/python -m tests.benchmark.surrogate && $(PINNED) $(BIN)/python -m tests.benchmark.voxels
 
 trigger-benchmark: $(VENV)/.ok .venv-hgq/.ok ## learned bit widths beside HGQ2: accuracy against lookup tables, steps a second (long)
 	$(PINNED) $(BIN)/python -m tests.benchmark.formats

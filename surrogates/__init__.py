@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from diffhep.surrogates.card import load_voxels as load_voxels
     from diffhep.surrogates.card import save_surrogate as save_surrogate
     from diffhep.surrogates.card import shipped_surrogate as shipped_surrogate
+    from diffhep.surrogates.card import shipped_voxels as shipped_voxels
     from diffhep.surrogates.classifier import OURS as OURS
     from diffhep.surrogates.classifier import PUBLISHED as PUBLISHED
     from diffhep.surrogates.classifier import ClassifierSettings as ClassifierSettings
@@ -59,6 +60,7 @@ HOMES = {
         "load_voxels",
         "save_surrogate",
         "shipped_surrogate",
+        "shipped_voxels",
     ),
     "classifier": (
         "OURS",

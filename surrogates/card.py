@@ -121,6 +121,11 @@ def shipped_surrogate() -> LayerSurrogate:
     return load_surrogate(SHIPPED)
 
 
+def shipped_voxels() -> VoxelSurrogate:
+    """The voxel surrogate that comes with the package: electrons in 45 layers of tungsten and silicon, 16 x 9 cells."""
+    return load_voxels(SHIPPED / "voxels")
+
+
 def digest(showers: Showers) -> str:
     """A hash of the numbers of showers, whatever file they are in."""
     found = hashlib.sha256()

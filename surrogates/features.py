@@ -29,9 +29,9 @@ def low_level(energy: NDArray, layers: NDArray, threshold: float) -> NDArray[np.
 
 
 def voxel_features(energy: NDArray, cells: NDArray) -> NDArray[np.float64]:
-    """Incident, total and layer energies, and in every layer centre and width in x and in y.
+    """Incident, total and layer energies; in every layer the share of empty cells, and centre and width in x, y and r.
 
-    As the CaloChallenge has them (arXiv:2410.21611, section 4), lengths in units of a cell's width in r.
+    As the CaloChallenge has them (arXiv:2410.21611), lengths in units of a cell's width in r.
 
     Args:
         energy: of the particle [GeV], (shower,).
@@ -43,9 +43,10 @@ def voxel_features(energy: NDArray, cells: NDArray) -> NDArray[np.float64]:
     r = np.arange(rings) + 0.5
     layers = cells.sum(axis=(2, 3))
     columns = [logarithm(energy)[:, None], logarithm(layers.sum(axis=1))[:, None], logarithm(layers)]
-    for direction in (np.cos(angle), np.sin(angle)):
+    columns.append((cells <= 0).mean(axis=(2, 3)))
+    for direction in (np.cos(angle), np.sin(angle), np.ones(alphas)):
         place = direction[:, None] * r
-        mean, square = (np.einsum("nlar,ar->nl", cells, p) / np.maximum(layers, TINY) for p in (place, place**2))
+        mean, square = (np.einsum("nlar,ar->nl", cells, p) / (layers + TINY) for p in (place, place**2))
         columns += [mean, np.sqrt(np.maximum(square - mean**2, 0.0))]
     return np.concatenate(columns, axis=1)
 

@@ -106,8 +106,8 @@ def check_stack(surrogate: LayerSurrogate, showers: Showers) -> None:
 def distances(features: list[NDArray], real: NDArray, made: NDArray, energy: NDArray) -> dict[str, Any]:
     """FPD, KPD with their floors, separation powers and Wasserstein distances."""
     half = len(real) // 2
-    least = min(10_000, half)
-    sizes = {"least": least, "most": max(half, least + 1)}
+    least = min(10_000, half // 2)
+    sizes = {"least": least, "most": half}
     reference, other = features
     out: dict[str, Any] = {}
     for name, pair in (("", (reference[:half], other[half:])), ("_floor", (reference[:half], reference[half:]))):

@@ -7,6 +7,7 @@ second child, above one minus the second to the first child, and in between $f$ 
 continuous in the random numbers and in the stack, their sum is that of the layer, and the density is known.
 """
 
+from functools import partial
 from typing import NamedTuple, Self
 
 import equinox as eqx
@@ -27,6 +28,7 @@ from diffhep.surrogates.stack import FEATURES, Guess, Incidence, guess, running_
 
 ABOUT = FEATURES + 4  # numbers that a split knows of its layer
 OUTPUTS = quantiles.PARAMETERS + 2
+FEW = (4, 16, 48)  # splits that are worked out where there are no more to make: most cells of a layer are empty
 ALONE = -1.0  # logit of the probability that one child takes everything, before training
 
 
@@ -153,7 +155,7 @@ class VoxelSurrogate(eqx.Module):
         about = jnp.broadcast_to(self.about(x, layers), (*layers.shape, ABOUT))
         flat = tuple(v.reshape(-1, *v.shape[len(shape) :]) for v in (about, layers, noise[..., first:]))
         # one by one: places that are known are read several times faster from one shower than from many
-        cells = jax.lax.map(lambda inputs: self.divide(*inputs), flat)
+        cells = jax.lax.map(lambda inputs: self.divide(*inputs, hard=hard), flat)
         cells = cells.reshape(*layers.shape, *cells.shape[-2:])
         return layers, cut(cells, self.threshold) if hard else cells
 
@@ -163,7 +165,12 @@ class VoxelSurrogate(eqx.Module):
         return about_layers(jax.tree.map(lambda v: v.astype(dtype), guess(self.layers.stack, x)), layers)
 
     def divide(
-        self, about: Float[Array, "layer about"], layers: Float[Array, " layer"], noise: Float[Array, " noise"]
+        self,
+        about: Float[Array, "layer about"],
+        layers: Float[Array, " layer"],
+        noise: Float[Array, " noise"],
+        *,
+        hard: bool = False,
     ) -> Float[Array, "layer alpha r"]:
         """Energies of the cells of one shower [GeV], given those of its layers; one standard normal number a split."""
         tree, net = self.tree, self.splitter
@@ -174,20 +181,36 @@ class VoxelSurrogate(eqx.Module):
         known, roots = padded(product(about, net.about)), padded(layers)
         at = np.arange(steps)[:, None] - tree.levels + top
         noise = padded(noise.reshape(count, splits))[at, np.arange(splits)]
+        tails = jnp.stack([ndtr(noise), ndtr(-noise)], axis=1)
         # what was made at the last steps lies in a line, and a split finds at fixed places what it sees
         depth, slot = int(tree.delays.max()), tree.sources[..., 0]
         place = np.where(slot >= 0, (tree.delays - 1) * tree.slots + slot, depth * tree.slots)
         parents = (tree.delays[:, 0] - 1) * tree.slots + tree.parents
-        kinds, ends = net.kinds[tree.kind], jnp.zeros(1, dtype)
+        ends = jnp.zeros(1, dtype)
+
+        def some(count: int, known: Array, flat: Array, memory: Array, tails: Array, parent: Array) -> Array:
+            """Shares of the children of the splits with the greatest parents, zero for the others."""
+            chosen = jax.lax.top_k(parent, count)[1] if count < splits else np.arange(splits)
+            kind = jnp.asarray(tree.kind)[chosen]
+            here = known[jnp.asarray(top - tree.levels)[chosen]] + net.kinds[kind]
+            seen = jnp.concatenate([flat[jnp.asarray(place)[chosen]], memory[chosen]], axis=-1)
+            both = jnp.stack(divided(net(here, seen, kind), *tails[:, chosen]), axis=-1)
+            return both if count == splits else jnp.zeros((splits, 2), dtype).at[chosen].set(both)
+
+        sizes = [n for n in FEW if n < splits] if hard else []
+        branches = [partial(some, n) for n in (*sizes, splits)]
 
         def step(state: tuple, inputs: tuple) -> tuple[tuple, Array]:
             energies, line, memory = state
-            t, below, above, root = inputs
-            here = jax.lax.dynamic_slice_in_dim(known, t, top + 1)[top - tree.levels] + kinds
-            seen = jnp.concatenate([jnp.concatenate([line, ends])[place], memory], axis=-1)
-            first, second = divided(net(here, seen, tree.kind), below, above)
+            t, tails, root = inputs
+            here = jax.lax.dynamic_slice_in_dim(known, t, top + 1)
             parent = energies[parents]
-            row = jnp.concatenate([jnp.stack([parent * first, parent * second], axis=-1).reshape(-1), root[None]])
+            # dust that no cell would show is not divided further
+            parent = jnp.where(parent > self.threshold, parent, 0.0) if hard else parent
+            needed = jnp.sum(parent > 0)
+            which = jnp.sum(needed > np.array(sizes, int))
+            both = jax.lax.switch(which, branches, here, jnp.concatenate([line, ends]), memory, tails, parent)
+            row = jnp.concatenate([(parent[:, None] * both).reshape(-1), root[None]])
             new = shown(row)
             memory = FADING * memory + new[:-1].reshape(splits, 2)
             moved = [jnp.concatenate([x, y[: -tree.slots]]) for x, y in ((row, energies), (new, line))]
@@ -195,7 +218,7 @@ class VoxelSurrogate(eqx.Module):
 
         begin = jnp.zeros(depth * tree.slots, dtype).at[tree.slots - 1].set(roots[top])
         start = (begin, shown(begin), jnp.zeros((splits, 2), dtype))
-        _, made = jax.lax.scan(step, start, (np.arange(steps), ndtr(noise), ndtr(-noise), roots[top + 1 :]))
+        _, made = jax.lax.scan(step, start, (np.arange(steps), tails, roots[top + 1 :]))
         # cells of a layer are made at several steps
         when = np.arange(count)[:, None, None] + tree.levels[tree.cells // 2]
         return made[when, *np.indices(tree.cells.shape)]

@@ -48,8 +48,11 @@ from diffhep.reconstruction import PhotonReconstruction, leading_pair, pair_mass
 from diffhep.stage import Chain
 from diffhep.surrogates import GflashSurrogate, Incidence, Stack, SurrogateSettings
 from diffhep.surrogates.coordinates import log_jacobian, to_coordinates, to_energies
-from diffhep.surrogates.kinds import empty_surrogate
+from diffhep.surrogates.kinds import empty_surrogate, empty_voxels
+from diffhep.surrogates.splits import Tree
 from diffhep.tagging import PhotonTagger, photon_features, readout_fractions
+from diffhep.trigger.anomaly import AnomalyTrigger
+from diffhep.trigger.autoencoder import Autoencoder, encoder_luts
 from diffhep.trigger.classifier import DenseClassifier
 from diffhep.trigger.fixed_point import FixedPoint
 from diffhep.trigger.learned_classifier import LearnedClassifier
@@ -94,6 +97,22 @@ def learned_formats() -> LearnedClassifier:
     return made.calibrated(made.words(spread(60, -3, 3).reshape(20, 3)))
 
 
+def autoencoder() -> Autoencoder:
+    """A small autoencoder, calibrated on some words."""
+    made = Autoencoder.init(
+        jnp.array([0.3, -0.2, 0.1]),
+        jnp.array([1.5, 1.0, 0.5]),
+        hidden=(4,),
+        latent=2,
+        decoder=(5,),
+        beta=0.1,
+        exponent=0,
+        input_format=FixedPoint(1, 3, 6),
+        key=jr.key(3),
+    )
+    return made.calibrated(made.encoder.words(spread(60, -3, 3).reshape(20, 3)))
+
+
 def electron() -> Incidence:
     """An electron of 60 GeV that meets four layers; below 10 GeV the quadrature of a profile is good to 1e-5 only."""
     return Incidence(jnp.array(60.0), jnp.array(0.2), spread(4, 3, 7), spread(4, 2, 6))
@@ -107,6 +126,19 @@ def learned_showers(kind: str = "autoregressive") -> Case:
     surrogate = empty_surrogate(settings, Stack(4)).in_double()
     noise = jr.normal(jr.key(7), (2, surrogate.noise_size))
     return Case(lambda s, x: 1e3 * s.from_noise(x, noise, hard=False), surrogate, electron())
+
+
+def learned_cells() -> Case:
+    """An untrained surrogate of cells, in double precision, for given random numbers."""
+    settings = SurrogateSettings.model_validate({"network": {"width": 6, "depth": 1, "memory": 5, "splitter": 6}})
+    surrogate = empty_voxels(settings, Stack(4), Tree(2, 2)).in_double()
+    # some splits give all to one child; none is next to the point where that begins, about 0.8 here, where the
+    # logarithm in the quantile function leaves difference quotients no room
+    noise = jr.uniform(jr.key(9), (2, surrogate.noise_size), minval=-0.5, maxval=0.5)
+    noise = jnp.where(jnp.arange(surrogate.noise_size) % 7 == 3, 1.5 * jnp.sign(noise), noise)
+    x = electron()
+    x = Incidence(x.energy, jnp.array(0.0), x.absorber, x.active)
+    return Case(lambda s, x: 1e3 * s.from_noise(x, noise, hard=False)[1], surrogate, x)
 
 
 def gflash_showers() -> Case:
@@ -307,6 +339,7 @@ STAGES: dict[str, Callable[[], Case]] = {
     ),
     "AutoregressiveSurrogate.from_noise": learned_showers,
     "WhitenedSurrogate.from_noise": lambda: learned_showers("one-step"),
+    "VoxelSurrogate.from_noise": learned_cells,
     "GflashSurrogate.from_noise": gflash_showers,
     "to_coordinates": lambda: on_function(to_coordinates, spread(5, 0.1, 0.4), 3.0),
     "to_energies": lambda: on_function(to_energies, spread(5, -2, 2), 3.0),
@@ -335,6 +368,12 @@ STEPPED: dict[str, Callable[[], Case]] = {
     "StraightThrough": lambda: on_function(lambda s, w: StraightThrough(w)(s), SCORES, 0.7),
     "Score": lambda: on_function(lambda s, w: Score(w)(s, key=jr.key(5)), SCORES, 0.7),
     "LearnedClassifier": lambda: on_stage(learned_formats(), spread(12, -3, 3).reshape(4, 3)),
+    "AnomalyTrigger": lambda: on_stage(AnomalyTrigger(learned_formats(), 1.0), spread(12, -3, 3).reshape(4, 3)),
+    "Autoencoder": lambda: on_stage(autoencoder(), spread(12, -3, 3).reshape(4, 3)),
+    "Autoencoder.loss": lambda: Case(
+        lambda t, x: t.loss(x, jnp.ones_like(x, bool), key=jr.key(0)), autoencoder(), spread(12, -3, 3).reshape(4, 3)
+    ),
+    "encoder_luts": lambda: Case(lambda t, x: encoder_luts(t, lut_model()), autoencoder(), ()),
     "LutModel.luts": lambda: Case(lambda t, x: lut_model().luts(t), learned_formats(), ()),
     "ebops": lambda: Case(lambda t, x: ebops(t), learned_formats(), ()),
     "DiphotonMenu, hard": lambda: on_stage(menu(energy_gate=Hard(), score_gate=Hard()), measured()),

@@ -1,5 +1,8 @@
 """Triggers: menus, rates, fixed point, export to firmware and its proof."""
 
+from diffhep.trigger.anomaly import AnomalyTrigger as AnomalyTrigger
+from diffhep.trigger.anomaly_training import fit_anomaly as fit_anomaly
+from diffhep.trigger.autoencoder import Autoencoder as Autoencoder
 from diffhep.trigger.classifier import DenseClassifier as DenseClassifier
 from diffhep.trigger.export import export as export
 from diffhep.trigger.fixed_point import FixedPoint as FixedPoint
@@ -12,6 +15,8 @@ from diffhep.trigger.learned import LearnedLinear as LearnedLinear
 from diffhep.trigger.learned import Quantiser as Quantiser
 from diffhep.trigger.learned_classifier import LearnedClassifier as LearnedClassifier
 from diffhep.trigger.learning import fit_formats as fit_formats
+from diffhep.trigger.level1 import Level1Events as Level1Events
+from diffhep.trigger.level1 import read_level1 as read_level1
 from diffhep.trigger.lowering import Words as Words
 from diffhep.trigger.lowering import trace as trace
 from diffhep.trigger.menu import TRIGGER_SUMS as TRIGGER_SUMS

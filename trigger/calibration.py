@@ -28,6 +28,7 @@ from diffhep.trigger.learned_classifier import LearnedClassifier
 from diffhep.trigger.project import tool_versions
 from diffhep.trigger.resources import FILE, Features, LutModel, ebops, features_of
 from diffhep.trigger.synthesis import synthesised
+from diffhep.trigger.trained import logits_of
 
 INPUT_FORMAT = FixedPoint(1, 3, 8)
 LEVELS_PER_STAGE = 5
@@ -203,7 +204,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if seed in done:
             continue
         try:
-            found = synthesised(random_classifier(seed), levels_per_stage=LEVELS_PER_STAGE)
+            logits = logits_of(random_classifier(seed))
+            found = synthesised(logits.function, logits.words, levels_per_stage=LEVELS_PER_STAGE)
         except ValueError as error:
             # nothing of it is left: there is no logic to count
             print(f"{seed}: {error}", file=sys.stderr)

@@ -29,10 +29,12 @@ class NetworkSettings(Settings):
     input_format: str = Field(default="ap_fixed<12,4,AP_RND,AP_SAT>", description="of the features over their scales")
     weight_bits: float = Field(default=5.0, ge=-8, le=12, description="fractional bits to begin with [bit]")
     activation_bits: float = Field(default=4.0, ge=-8, le=12, description="fractional bits to begin with [bit]")
-    overflow: Literal["WRAP", "SAT"] = Field(
-        default="WRAP", description="WRAP takes no logic, its ranges are those of the training sample; SAT learns them"
+    overflow: Literal["WRAP", "CLIP", "SAT"] = Field(
+        default="WRAP",
+        description="WRAP takes no logic, its ranges are those of the training sample; CLIP cuts off at these; SAT at "
+        "learned ones",
     )
-    margin: int = Field(default=0, ge=0, le=8, description="integer bits beyond the sample's ranges, of WRAP [bit]")
+    margin: int = Field(default=0, ge=0, le=8, description="integer bits beyond the sample's ranges, not of SAT [bit]")
 
     @model_validator(mode="after")
     def _sizes(self) -> Self:

@@ -9,7 +9,7 @@ Batches are functions of the step and the state is all there is: a killed traini
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol, Self
 
 import equinox as eqx
 import jax
@@ -20,14 +20,41 @@ import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from diffhep.trigger.learned import Quantiser
-from diffhep.trigger.learned_classifier import LearnedClassifier
 
-Cost = Callable[[LearnedClassifier], Float[Array, ""]]
+Cost = Callable[[Any], Float[Array, ""]]
 """What a network would take, differentiable in its numbers of bits."""
 
 PENALTY = 2.0  # rho of the augmented Lagrangian, for losses of order 1
 FOLLOW = 0.1  # of the penalty: how fast the multiplier follows the excess
 MOST = 0.2  # excess counted in one step of the multiplier: a start far outside must not wind it up
+
+
+class Formatted(Protocol):
+    """A network of learned formats, with whatever is trained beside it."""
+
+    def calibrated(self, words: Float[Array, "event n"], *, margin: int = 0) -> Self:
+        """With the ranges of a sample."""
+        ...
+
+    def wrapping(self) -> Self:
+        """Without the logic that clips."""
+        ...
+
+    def frozen(self) -> Self:
+        """With every number on its grid."""
+        ...
+
+
+class Task(NamedTuple):
+    """What a network is trained for.
+
+    Attributes:
+        loss: of network, words, what belongs to each event, and a key of random numbers [nat].
+        judge: figure of merit, between 0 and 1, and loss of network, words and what belongs to each event.
+    """
+
+    loss: Callable[[Any, Array, Array, PRNGKeyArray], Float[Array, ""]]
+    judge: Callable[[Any, Array, Array], tuple[Float[Array, ""], Float[Array, ""]]]
 
 
 class FormatState(NamedTuple):
@@ -78,7 +105,16 @@ def accuracy(logits: Float[Array, "event m"], labels: Int[Array, " event"]) -> F
     return jnp.mean(chosen == labels)
 
 
-def trained_leaves(network: LearnedClassifier, *, ranges: bool) -> PyTree:
+def classify(network: Any, words: Array, labels: Array) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Accuracy and loss [nat] of a classifier."""
+    logits = network.logits(words)
+    return accuracy(logits, labels), classification_loss(logits, labels)
+
+
+CLASSIFICATION = Task(lambda network, x, y, key: classification_loss(network.logits(x), y), classify)
+
+
+def trained_leaves(network: Formatted, *, ranges: bool) -> PyTree:
     """Which leaves move by gradient: all, or all but the integer bits, which then follow calibration."""
     mask = jax.tree.map(eqx.is_inexact_array, network)
     is_quantiser = lambda node: isinstance(node, Quantiser)
@@ -95,14 +131,16 @@ class FormatTraining:
     Args:
         network: what is trained, in single precision, calibrated.
         cost: of a network.
+        task: what it is trained for.
         chunk: steps in one call of `advance`.
         batch: events a step.
         rate: largest step size of Adam.
         phases: steps at which warm-up, ramp and polish end.
         stairs: of the ramp. The price is constant on each, and the step size falls by a cosine, which is what makes the
             network at its end good; then it starts again.
-        wrap: whether words wrap in the end. Their ranges are then calibrated; otherwise they are learned.
-        margin: integer bits beyond the ranges of the sample, of words that wrap.
+        overflow: `WRAP`: words wrap in the end, with the ranges of a sample; `CLIP`: they saturate with these ranges;
+            `SAT`: they saturate with learned ones.
+        margin: integer bits beyond the ranges of the sample.
         key: of the batches.
 
     Attributes:
@@ -112,19 +150,20 @@ class FormatTraining:
 
     def __init__(
         self,
-        network: LearnedClassifier,
+        network: Formatted,
         cost: Cost,
+        task: Task = CLASSIFICATION,
         *,
         chunk: int,
         batch: int,
         rate: float,
         phases: tuple[int, int, int],
         stairs: int,
-        wrap: bool,
+        overflow: Literal["WRAP", "CLIP", "SAT"],
         margin: int = 0,
         key: PRNGKeyArray,
     ):
-        self.cost, self.wrap, self.margin = cost, wrap, margin
+        self.cost, self.overflow, self.margin = cost, overflow, margin
         moving, self.ranges = self.parts(network)
         schedule = lambda step: (
             rate
@@ -135,49 +174,53 @@ class FormatTraining:
         self.optimiser = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
         self.first = FormatState(moving, self.optimiser.init(moving), jnp.zeros(()), jnp.array(0))
 
-        def loss(moving: PyTree, ranges: PyTree, x: Array, y: Array, price: Array, state: FormatState, limit: Array):
+        def loss(moving: PyTree, ranges: PyTree, data: tuple, price: Array, state: FormatState, limit: Array):
             made = eqx.combine(moving, ranges)
             # what it will take: words saturate under training only
-            task, taken = classification_loss(made.logits(x), y), cost(made.wrapping() if wrap else made)
+            missed, taken = task.loss(made, *data), cost(made.wrapping() if overflow == "WRAP" else made)
             over = jnp.where(limit > 0, taken / jnp.where(limit > 0, limit, 1.0) - 1, 0.0)
             shifted = jnp.where(limit > 0, jnp.maximum(0.0, state.multiplier + PENALTY * over), 0.0)
             lagrangian = (shifted**2 - jnp.where(limit > 0, state.multiplier, 0.0) ** 2) / (2 * PENALTY)
-            return task + price * taken + lagrangian, (task, taken, over)
+            return missed + price * taken + lagrangian, (missed, taken, over)
 
         def one(state: FormatState, ranges: PyTree, data: tuple, pressure: Pressure) -> tuple[FormatState, Array]:
             x, y = data
-            rows = jr.randint(jr.fold_in(key, state.step), (batch,), 0, x.shape[0])
+            drawn = jr.fold_in(key, state.step)
+            rows = jr.randint(drawn, (batch,), 0, x.shape[0])
             done = (state.step - pressure.begin) / (pressure.end - pressure.begin)
             stair = jnp.floor(done * stairs) / max(stairs - 1, 1)
             price = (pressure.first * (pressure.last / pressure.first) ** stair * pressure.has_price).astype(x.dtype)
-            slope, (task, taken, over) = jax.grad(loss, has_aux=True)(
-                state.weights, ranges, x[rows], y[rows], price, state, pressure.limit
+            chosen = x[rows], y[rows], jr.fold_in(drawn, 1)
+            slope, (missed, taken, over) = jax.grad(loss, has_aux=True)(
+                state.weights, ranges, chosen, price, state, pressure.limit
             )
             change, optimiser = self.optimiser.update(slope, state.optimiser, state.weights)
             weights = optax.apply_updates(state.weights, change)
             multiplier = jnp.maximum(0.0, state.multiplier + FOLLOW * PENALTY * jnp.clip(over, -MOST, MOST))
             multiplier = jnp.where(pressure.limit > 0, multiplier, price * taken).astype(state.multiplier.dtype)
-            return FormatState(weights, optimiser, multiplier, state.step + 1), jnp.stack([task, taken])
+            return FormatState(weights, optimiser, multiplier, state.step + 1), jnp.stack([missed, taken])
 
         def run(state: FormatState, ranges: PyTree, data: tuple, pressure: Pressure) -> tuple[FormatState, Array]:
             state, values = jax.lax.scan(lambda s, _: one(s, ranges, data, pressure), state, length=chunk)
             return state, jnp.mean(values, axis=0)
 
-        def judge(network: LearnedClassifier, sample: Array, x: Array, y: Array) -> tuple[LearnedClassifier, Array]:
+        def judge(network: Formatted, sample: Array, x: Array, y: Array) -> tuple[Formatted, Array]:
             hard = self.final(network, sample)
-            logits = hard.logits(x)
-            return hard, jnp.stack([accuracy(logits, y), classification_loss(logits, y), cost(hard)])
+            return hard, jnp.stack([*task.judge(hard, x, y), cost(hard)])
 
         self._run, self._judge = jax.jit(run), jax.jit(judge)
 
-    def parts(self, network: LearnedClassifier) -> tuple[PyTree, PyTree]:
+    def parts(self, network: Formatted) -> tuple[PyTree, PyTree]:
         """What moves by gradient, and the rest; the words saturate."""
         trained = soft(network)
-        return eqx.partition(trained, trained_leaves(trained, ranges=not self.wrap))
+        return eqx.partition(trained, trained_leaves(trained, ranges=self.overflow == "SAT"))
 
-    def final(self, network: LearnedClassifier, sample: Float[Array, "event n"]) -> LearnedClassifier:
-        """The network as hardware has it: words that wrap have the ranges of a sample."""
-        return network.calibrated(sample, margin=self.margin).wrapping() if self.wrap else network
+    def final(self, network: Formatted, sample: Float[Array, "event n"]) -> Formatted:
+        """The network as hardware has it, with the ranges of a sample where they are not learned."""
+        if self.overflow == "SAT":
+            return network
+        found = network.calibrated(sample, margin=self.margin)
+        return found.wrapping() if self.overflow == "WRAP" else found
 
     def advance(
         self, state: FormatState, ranges: PyTree, data: tuple[Array, Array], pressure: Pressure
@@ -188,13 +231,13 @@ class FormatTraining:
 
     def judge(
         self, state: FormatState, ranges: PyTree, sample: Array, held_out: tuple[Array, Array]
-    ) -> tuple[LearnedClassifier, PyTree, Float[np.ndarray, "3"]]:
-        """The network as hardware has it, the ranges to go on with, and its accuracy, loss [nat] and cost."""
+    ) -> tuple[Any, PyTree, Float[np.ndarray, "3"]]:
+        """The network as hardware has it, the ranges to go on with, and its figure of merit, loss [nat] and cost."""
         hard, values = self._judge(eqx.combine(state.weights, ranges), sample, *held_out)
         return hard, self.parts(hard)[1], np.asarray(values)
 
 
-def soft(network: LearnedClassifier) -> LearnedClassifier:
+def soft(network: Formatted) -> Formatted:
     """The same formats, saturating: what is trained."""
     is_quantiser = lambda node: isinstance(node, Quantiser)
     change = lambda node: Quantiser(node.i, node.f, node.k, node.rounding, "SAT") if is_quantiser(node) else node

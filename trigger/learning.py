@@ -2,25 +2,28 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from diffhep.io import RunFolder
 from diffhep.trigger.classifier import DenseClassifier
-from diffhep.trigger.config import TriggerTraining
+from diffhep.trigger.config import FormatSchedule, NetworkSettings, TriggerTraining
 from diffhep.trigger.fixed_point import FixedPoint
 from diffhep.trigger.format_training import (
+    CLASSIFICATION,
     Cost,
     FormatState,
+    Formatted,
     FormatTraining,
     Pressure,
-    accuracy,
-    classification_loss,
+    Task,
+    classify,
 )
 from diffhep.trigger.labelled import Labelled
 from diffhep.trigger.learned_classifier import LearnedClassifier
@@ -37,19 +40,21 @@ class Split:
     """Events to train on, to choose by and to judge by, as words that have arrived.
 
     Attributes:
-        train, choose, judge: (words, labels), float32 and int32.
+        train, choose, judge: (words, labels), float32 and int32; or (words, weights), all of them float32.
+        rows: numbers of the events of each part.
     """
 
     train: tuple[Array, Array]
     choose: tuple[Array, Array]
     judge: tuple[Array, Array]
+    rows: Mapping[str, Int[np.ndarray, " event"]]
 
 
 @dataclass(frozen=True)
 class FrontMember:
     """One network of a front: as hardware has it, in double precision, with what it reaches and takes."""
 
-    network: LearnedClassifier
+    network: Any
     accuracy: float
     loss: float
     cost: float
@@ -64,7 +69,7 @@ class Kept(eqx.Module):
     multiplier: Float[np.ndarray, " slot"]
 
     @staticmethod
-    def empty(network: LearnedClassifier) -> "Kept":
+    def empty(network: Formatted) -> "Kept":
         """Nothing kept, for networks like this one."""
         slots = SLOTS + 1
         weights = jax.tree.map(lambda x: np.zeros((slots, *x.shape), x.dtype), eqx.filter(network, eqx.is_array))
@@ -72,7 +77,7 @@ class Kept(eqx.Module):
 
     def offer(
         self,
-        network: LearnedClassifier,
+        network: Formatted,
         accuracy: float,
         cost: float,
         *,
@@ -92,7 +97,7 @@ class Kept(eqx.Module):
                 for all_slots, array in pairs:
                     all_slots[slot] = np.asarray(array)
 
-    def network(self, slot: int, like: LearnedClassifier) -> LearnedClassifier:
+    def network(self, slot: int, like: Formatted) -> Any:
         """The network of a slot, of the structure of another one."""
         arrays = jax.tree.map(lambda x: jnp.asarray(x[slot]), self.weights)
         return eqx.combine(arrays, eqx.filter(like, eqx.is_array, inverse=True))
@@ -109,13 +114,20 @@ class Kept(eqx.Module):
         return out[::-1]
 
 
-def split_events(sample: Labelled, words: Array, *, held_out: float, seed: int) -> Split:
-    """A random split; half of what is held out is for choosing, half for judging."""
-    order = np.random.default_rng([seed, 7]).permutation(len(sample.labels))
+def split_events(words: Array, targets: Array, *, held_out: float, seed: int) -> Split:
+    """A random split; half of what is held out is for choosing, half for judging.
+
+    Args:
+        words: of the events, as they arrive.
+        targets: what belongs to each event, as the training wants it.
+        held_out: share of the events.
+        seed: of the split.
+    """
+    order = np.random.default_rng([seed, 7]).permutation(len(targets))
     away = max(2, round(held_out * len(order)))
-    parts = np.split(order, [away // 2, away])
-    pair = lambda rows: (jnp.asarray(words[rows], jnp.float32), jnp.asarray(sample.labels[rows], jnp.int32))
-    return Split(pair(parts[2]), pair(parts[0]), pair(parts[1]))
+    choose, judge, train = np.split(order, [away // 2, away])
+    pair = lambda rows: (jnp.asarray(words[rows], jnp.float32), targets[rows])
+    return Split(pair(train), pair(choose), pair(judge), {"train": train, "choose": choose, "judge": judge})
 
 
 def first_network(settings: TriggerTraining, sample: Labelled) -> LearnedClassifier:
@@ -145,7 +157,7 @@ def first_network(settings: TriggerTraining, sample: Labelled) -> LearnedClassif
     return network
 
 
-def single(network: LearnedClassifier) -> LearnedClassifier:
+def single(network: Formatted) -> Formatted:
     """The network in single precision, in which it is trained."""
     narrow = lambda x: x.astype(jnp.float32) if eqx.is_inexact_array(x) else x
     return jax.tree.map(narrow, network)
@@ -171,26 +183,56 @@ def fit_formats(
     Raises:
         ValueError: events that do not fit the input format.
     """
-    schedule, say = settings.schedule, progress or (lambda phase, share: None)
-    network = first_network(settings, sample)
-    data = split_events(sample, network.words(sample.features), held_out=settings.data.held_out, seed=schedule.seed)
+    network, labels = first_network(settings, sample), jnp.asarray(sample.labels, jnp.int32)
+    words, seed = network.words(sample.features), settings.schedule.seed
+    data = split_events(words, labels, held_out=settings.data.held_out, seed=seed)
+    cost: Cost = lut_model().luts if settings.schedule.cost == "luts" else ebops
+    limit = settings.firmware.budget or 0.0
+    given = settings.network, settings.schedule
+    return visit_front(network, data, *given, cost=cost, limit=limit, run=run, progress=progress), data
+
+
+def visit_front(
+    network: Formatted,
+    data: Split,
+    given: NetworkSettings,
+    schedule: FormatSchedule,
+    *,
+    cost: Cost,
+    limit: float,
+    task: Task = CLASSIFICATION,
+    run: RunFolder | None = None,
+    progress: Callable[[str, float], None] | None = None,
+) -> list[FrontMember]:
+    """All phases of a training: the front of the figure of merit against cost, by falling cost.
+
+    Args:
+        network: to begin with, without ranges.
+        data: the events.
+        given: how words are treated.
+        schedule: how long is trained, and at which price.
+        cost: of a network.
+        limit: of the cost; 0 for none.
+        task: what it is trained for.
+        run: as for `fit_formats`.
+        progress: likewise.
+    """
+    say = progress or (lambda phase, share: None)
     calibration = data.train[0][:CALIBRATION]
     network = single(network.calibrated(calibration.astype(jnp.float64)))
-    cost: Cost = lut_model().luts if schedule.cost == "luts" else ebops
-    limit = settings.firmware.budget or 0.0
     polish = schedule.polish if limit else 0
     steps, chunk = schedule.warm_up + schedule.ramp + polish, schedule.checkpoint
-    wrap = settings.network.overflow == "WRAP"
     training = FormatTraining(
         network,
         cost,
+        task,
         chunk=chunk,
         batch=schedule.batch,
         rate=schedule.rate,
         phases=(schedule.warm_up, ramp_end := schedule.warm_up + schedule.ramp, steps),
         stairs=schedule.stairs,
-        wrap=wrap,
-        margin=settings.network.margin,
+        overflow=given.overflow,
+        margin=given.margin,
         key=jr.key(schedule.seed + 1),
     )
     phases: Mapping[str, Pressure] = {
@@ -224,11 +266,11 @@ def fit_formats(
                 record = {"loss": means[0], "accuracy": found[0], "held_out": found[1], "cost": taken}
                 run.log({"phase": name, "step": done, **record, "multiplier": state.multiplier})
             say(name, (done - pressure.begin) / (pressure.end - pressure.begin))
-    return [member(training, kept.network(slot, hard), data) for slot in kept.front()], data
+    return [member(training, kept.network(slot, hard), task, data) for slot in kept.front()]
 
 
 def nearest(
-    training: FormatTraining, kept: Kept, like: LearnedClassifier, state: FormatState, limit: float
+    training: FormatTraining, kept: Kept, like: Formatted, state: FormatState, limit: float
 ) -> tuple[FormatState, PyTree]:
     """The kept network from which a budget is met: the smallest above it, or the largest of all."""
     front = kept.front()
@@ -239,22 +281,21 @@ def nearest(
     return FormatState(weights, state.optimiser, multiplier, state.step), ranges
 
 
-def member(training: FormatTraining, network: LearnedClassifier, data: Split) -> FrontMember:
+def member(training: FormatTraining, network: Formatted, task: Task, data: Split) -> FrontMember:
     """A kept network with the ranges of all training events, in double precision."""
     widened = eqx.filter_jit(training.final)(network.frozen(), data.train[0].astype(jnp.float64))
     exact = widened.frozen()
-    found = measured(exact, *data.choose)
-    return FrontMember(exact, found["accuracy"], found["loss"], float(eqx.filter_jit(training.cost)(exact)))
+    merit, loss = judged(task.judge, exact, *data.choose)
+    return FrontMember(exact, float(merit), float(loss), float(eqx.filter_jit(training.cost)(exact)))
 
 
 @eqx.filter_jit
-def judged(network: LearnedClassifier, words: Array, labels: Array) -> tuple[Array, Array]:
-    """Accuracy and loss [nat] of a network, in double precision."""
-    logits = network.logits(words.astype(jnp.float64))
-    return accuracy(logits, labels), classification_loss(logits, labels)
+def judged(judge: Callable, network: Any, words: Array, targets: Array) -> tuple[Array, Array]:
+    """Figure of merit and loss [nat] of a network, in double precision."""
+    return judge(network, words.astype(jnp.float64), targets)
 
 
 def measured(network: LearnedClassifier, words: Array, labels: Array) -> dict[str, float]:
-    """Accuracy and loss [nat] of a network on events."""
-    right, loss = judged(network, words, labels)
+    """Accuracy and loss [nat] of a classifier on events."""
+    right, loss = judged(classify, network, words, labels)
     return {"accuracy": float(right), "loss": float(loss)}

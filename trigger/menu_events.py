@@ -197,7 +197,12 @@ def read_menu_events(settings: MenuSettings, file: str, scale: Mapping[str, floa
         weight = np.asarray((sample.expected(per_second) if scale else sample.events).weight)
         columns = {name: np.asarray(sample.events[branch]) for name, branch in wanted.items()}
         mask = np.asarray(sample.events.mask)
-        objects[kind] = measured({**columns, "mask": mask}, given, [settings.search.seed, zlib.crc32(kind.encode())])
+        objects[kind] = measured(
+            {**columns, "mask": mask},
+            stochastic=given.stochastic,
+            constant=given.constant,
+            seed=[settings.search.seed, zlib.crc32(kind.encode())],
+        )
     if weight is None:
         msg = "seeds: at least one must look at objects; a menu of event scores alone has no weights"
         raise ValueError(msg)
@@ -224,11 +229,18 @@ def branches(settings: MenuSettings, kind: str, given: ObjectSettings) -> dict[s
     return wanted
 
 
-def measured(objects: Objects, given: ObjectSettings, seed: list[int]) -> Objects:
-    """The objects with the trigger's resolution, in descending pt again; `offline` is the hardest pt before it."""
+def measured(objects: Objects, *, stochastic: float, constant: float, seed: list[int]) -> Objects:
+    """The objects with the trigger's resolution, in descending pt again; `offline` is the hardest pt before it.
+
+    Args:
+        objects: as they are.
+        stochastic: of pt (1 + sqrt(stochastic^2/pt + constant^2) z), z normal [GeV^(1/2)].
+        constant: likewise.
+        seed: of z.
+    """
     pt, mask = objects["pt"], objects["mask"]
     offline = np.max(np.where(mask, pt, 0.0), axis=1)
-    spread = np.sqrt(given.stochastic**2 / np.maximum(pt, 1e-3) + given.constant**2)
+    spread = np.sqrt(stochastic**2 / np.maximum(pt, 1e-3) + constant**2)
     seen = np.where(mask, np.maximum(pt * (1 + spread * np.random.default_rng(seed).normal(size=pt.shape)), 0.0), 0.0)
     order = np.argsort(np.where(mask, -seen, np.inf), axis=1, kind="stable")
     sorted_ = {k: np.take_along_axis(v, order, axis=1) for k, v in {**objects, "pt": seen}.items()}

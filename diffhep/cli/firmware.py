@@ -1,4 +1,4 @@
-"""The verb of triggers: trigger menu, train, export, verify."""
+"""The verb of triggers: trigger menu, train, anomaly, export, verify."""
 
 import sys
 from importlib.util import find_spec
@@ -9,22 +9,29 @@ import tyro
 
 from diffhep.cli.options import one_of, parse
 from diffhep.cli.terminal import print_json, start_jax
+from diffhep.cli.trigger_anomaly import trigger_anomaly
 from diffhep.cli.trigger_menu import trigger_menu
 from diffhep.cli.trigger_training import trigger_train
 
 
 def trigger(args: list[str]) -> int:
     """Triggers: menus and their rates; firmware trained, exported, proved."""
-    verbs = {"menu": trigger_menu, "train": trigger_train, "export": trigger_export, "verify": trigger_verify}
+    verbs = {
+        "menu": trigger_menu,
+        "train": trigger_train,
+        "anomaly": trigger_anomaly,
+        "export": trigger_export,
+        "verify": trigger_verify,
+    }
     return one_of(verbs, args, "diffhep trigger", "trigger action")
 
 
 def trigger_export(args: list[str]) -> int:
-    """A run's trigger classifier as an hls4ml project."""
+    """A run's trigger classifier as an hls4ml project, or a trained trigger's Verilog for another clock."""
     options = parse(
         "diffhep trigger export",
         args,
-        run=(Path, tyro.MISSING, "run folder", None),
+        run=(Path, tyro.MISSING, "run folder, also of trigger train or trigger anomaly", None),
         output=(Path, tyro.MISSING, "folder of the new project", ("-o",)),
         clock_period=(float, 5.0, "clock period [ns]", ()),
         verilog=(bool, True, "also write Verilog, where da4ml is installed", ()),
@@ -33,21 +40,21 @@ def trigger_export(args: list[str]) -> int:
     start_jax()
     from diffhep.design.firmware import export_run
     from diffhep.io import RunFolder
+    from diffhep.trigger.trained import export_training, is_training
     from diffhep.trigger.verify_rtl import INSTALL
 
     missing = {"da4ml": INSTALL["da4ml"]} if options.verilog and find_spec("da4ml") is None else {}
-    card = export_run(
-        RunFolder.open(options.run),
-        options.output,
-        clock_period_ns=options.clock_period,
-        verilog=options.verilog and not missing,
-        levels_per_stage=options.levels or None,
-    )
+    timing = {"clock_period_ns": options.clock_period, "levels_per_stage": options.levels or None}
+    if trained := is_training(options.run):
+        card = export_training(options.run, options.output, **timing)
+    else:
+        run = RunFolder.open(options.run)
+        card = export_run(run, options.output, **timing, verilog=options.verilog and not missing)
     say_missing(missing)
     if options.json:
         print_json({"folder": str(options.output), "model_card": card, "missing": missing})
     else:
-        written = "hls4ml project and Verilog" if "rtl" in card else "hls4ml project"
+        written = "Verilog" if trained else "hls4ml project and Verilog" if "rtl" in card else "hls4ml project"
         print(f"{options.output}: {written} written; prove it with: diffhep trigger verify {options.output}")
     return 0
 

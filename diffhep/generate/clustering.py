@@ -85,10 +85,8 @@ def find_jets(batch: ak.Array, run: JetRun) -> Jets:
     """
     fastjet = load_fastjet()
     particles: Any = batch.prt
-    event = np.repeat(np.arange(len(particles)), ak.num(particles))
     flat = ak.flatten(particles)
-    pdg_id, status = ak.to_numpy(flat.id), ak.to_numpy(flat.status)
-    momentum = np.stack([ak.to_numpy(flat.p[name]) for name in ("px", "py", "pz", "e")], axis=1)
+    event, pdg_id, status, momentum = flattened(particles)
     vertex = np.stack([ak.to_numpy(ak.fill_none(flat.vProd[name], 0.0)) for name in ("px", "py", "pz")], axis=1)
 
     pt, eta, _ = directions(momentum)
@@ -125,6 +123,14 @@ def find_jets(batch: ak.Array, run: JetRun) -> Jets:
     jet_pt, jet_eta, _ = directions(jets.momentum)
     inside = (jet_pt > PT_RANGE[0]) & (jet_pt < PT_RANGE[1]) & (np.abs(jet_eta) < ETA_MAX)
     return jets[inside & (label != "")]
+
+
+def flattened(particles: ak.Array) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """The particles of all events one after the other: event, PDG number, status and px, py, pz, E [GeV]."""
+    event = np.repeat(np.arange(len(particles)), ak.num(particles))
+    flat: Any = ak.flatten(particles)
+    momentum = np.stack([ak.to_numpy(flat.p[name]) for name in ("px", "py", "pz", "e")], axis=1)
+    return event, ak.to_numpy(flat.id), ak.to_numpy(flat.status), momentum
 
 
 def nearest_labels(jets: Jets, momentum: np.ndarray, event: np.ndarray, kind: np.ndarray, run: JetRun) -> np.ndarray:

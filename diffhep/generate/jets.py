@@ -22,13 +22,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from diffhep.generate import impact
 from diffhep.generate.clustering import SELECTION, Jets, directions, find_jets, groom, load_fastjet
 from diffhep.generate.jet_classes import CLASSES, RUNS, JetRun, classes_of
-from diffhep.generate.pythia_session import captured, check_seed, configured, initialise, load_pythia, run_seed, split
+from diffhep.generate.pythia_session import (
+    captured,
+    check_seed,
+    configured,
+    counting_bar,
+    initialise,
+    load_pythia,
+    run_seed,
+    split,
+)
 from diffhep.generate.substructure import FEATURES, high_level_features
 from diffhep.io.paths import atomic, check_free
 from diffhep.units import mb
@@ -97,9 +104,7 @@ def generate_jets(
 
     wanted = dict(zip(letters, split(n, [1.0] * len(letters)), strict=True))
     results = []
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not progress) as bar:
-        task = bar.add_task(path.name, total=n)
+    with counting_bar(path.name, n, show=progress) as advance:
         for number, run in enumerate(RUNS):
             quota = {letter: wanted[letter] for letter in run.labels if letter in wanted}
             if not quota:
@@ -112,7 +117,7 @@ def generate_jets(
                 tuple(settings),
                 constituents,
                 TRIALS_PER_JET * sum(quota.values()) if max_trials is None else max_trials,
-                lambda done: bar.advance(task, done),
+                advance,
             )
             results.append(result)
     return _write(path, letters, seed, settings, constituents, results)

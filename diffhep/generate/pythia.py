@@ -8,22 +8,28 @@ Hadrons live on where $c\tau$ > 10 mm, as in the usual definition of a stable pa
 """
 
 import dataclasses
-import difflib
 import importlib.metadata
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from diffhep.events import Events
 from diffhep.generate.candidates import Candidate
 from diffhep.generate.hadronisation import Histories, pairs_of
 from diffhep.generate.processes import COMMON, HIDDEN, PROCESSES, Run
-from diffhep.generate.pythia_session import captured, check_seed, configured, initialise, load_pythia, run_seed, split
+from diffhep.generate.pythia_session import (
+    captured,
+    check_request,
+    configured,
+    counting_bar,
+    initialise,
+    load_pythia,
+    run_seed,
+    split,
+)
 from diffhep.io import write_sample
 from diffhep.units import mb
 
@@ -64,32 +70,18 @@ def generate(
 
     >>> generate("diphoton", 1000, seed=1, path="diphoton.root")  # doctest: +SKIP
     """
-    path = Path(path)
-    if process not in PROCESSES:
-        near = difflib.get_close_matches(process, PROCESSES, n=1, cutoff=0.0)[0]
-        msg = f"no process is called {process!r}; did you mean {near!r}? There are {', '.join(PROCESSES)}"
-        raise ValueError(msg)
-    if n < 1:
-        msg = f"the number of events must be at least 1, got {n}"
-        raise ValueError(msg)
-    check_seed(seed)
+    path = check_request(process, n, seed, path, among=PROCESSES, overwrite=overwrite)
     if not pt_min[0] >= pt_min[1] > 0:
         msg = f"pt_min wants leading >= subleading > 0 GeV, got {pt_min[0]} and {pt_min[1]} GeV"
-        raise ValueError(msg)
-    if path.exists() and not overwrite:
-        msg = f"{path}: the file exists already; give another name or overwrite=True"
         raise ValueError(msg)
 
     runs = PROCESSES[process]
     wanted = split(n, [run.share for run in runs])
     limit = TRIALS_PER_EVENT * n if max_trials is None else max_trials
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     results = []
-    with Progress(*columns, console=Console(stderr=True), disable=not progress) as bar:
-        task = bar.add_task(process, total=n)
+    with counting_bar(process, n, show=progress) as advance:
         for k, (run, count) in enumerate(zip(runs, wanted, strict=True)):
             lines = (*COMMON, *run.settings, *settings)
-            advance = lambda: bar.advance(task)
             results.append(
                 _run(run, lines, count, run_seed(seed, k), pt_min, limit, process, advance) if count else None
             )
@@ -122,7 +114,7 @@ def _run(
     pt_min: tuple[float, float],
     max_trials: int,
     process: str,
-    advance: Any,
+    advance: Callable[[int], None],
 ) -> _Result:
     module = load_pythia()
     with captured() as output:
@@ -158,7 +150,7 @@ def _run(
             pairs.append(tuple(candidate for candidate, _ in pick))
             prompt.append(tuple(is_prompt for _, is_prompt in pick))
             weights.append(weight * chances.sum())
-            advance()
+            advance(1)
         info = pythia.infoPython()
     return _Result(
         settings=tuple(lines),

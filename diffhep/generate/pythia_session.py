@@ -2,13 +2,17 @@
 
 import contextlib
 import ctypes
+import difflib
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 SEED_MAX = 900_000_000
 # of what Pythia prints, only the reason why it gives up
@@ -37,6 +41,34 @@ def check_seed(seed: int) -> None:
     if not 1 <= seed <= SEED_MAX:
         msg = f"the seed must be from 1 to {SEED_MAX}, got {seed}"
         raise ValueError(msg)
+
+
+def check_request(
+    process: str, n: int, seed: int, path: str | os.PathLike[str], *, among: Collection[str], overwrite: bool
+) -> Path:
+    """The path of the new sample; a ValueError unless the process is known and the numbers and the path will do."""
+    path = Path(path)
+    if process not in among:
+        near = difflib.get_close_matches(process, among, n=1, cutoff=0.0)[0]
+        msg = f"no process is called {process!r}; did you mean {near!r}? There are {', '.join(among)}"
+        raise ValueError(msg)
+    if n < 1:
+        msg = f"the number of events must be at least 1, got {n}"
+        raise ValueError(msg)
+    check_seed(seed)
+    if path.exists() and not overwrite:
+        msg = f"{path}: the file exists already; give another name or overwrite=True"
+        raise ValueError(msg)
+    return path
+
+
+@contextlib.contextmanager
+def counting_bar(name: str, n: int, *, show: bool) -> Iterator[Callable[[int], None]]:
+    """A bar of n steps on standard error; yields what moves it on."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=not show) as bar:
+        task = bar.add_task(name, total=n)
+        yield lambda done: bar.advance(task, done)
 
 
 def run_seed(seed: int, run: int) -> int:

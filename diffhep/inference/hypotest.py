@@ -190,7 +190,7 @@ def _two_stages(
     tested = jnp.stack([test[1] for test in tests] + [tests[-1][1]] * (n - len(tests)))
     values = jnp.stack([jnp.stack(strengths), tested])[..., None] * place
     mask = np.stack([held, np.ones_like(held)])[..., None] & (place > 0)
-    # the loop is given constants only: tracing it with derivatives that nothing asks for would take longer than all else
+    # the loop is given constants only: otherwise it is traced with derivatives that nothing asks for
     still, seen = constant((model, data))
 
     def stage(state: tuple, inputs: tuple) -> tuple[tuple, Minimum]:

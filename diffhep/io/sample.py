@@ -158,6 +158,7 @@ def write_sample(
     cross_section_error: float = 0.0,
     metadata: Mapping[str, Any] | None = None,
     collection: str = "Photon",
+    others: Mapping[str, Events] | None = None,
     dtype: Any = np.float32,
     overwrite: bool = False,
 ) -> Path:
@@ -173,6 +174,7 @@ def write_sample(
         cross_section_error: in pb.
         metadata: what JSON can hold; `process` and `seed` are read back by `read_sample`.
         collection: prefix of the branches.
+        others: further collections of the same events, by their prefixes; their weights do not count.
         dtype: of the floating-point branches; integers keep their type.
         overwrite: replace a file that is already there.
 
@@ -192,21 +194,13 @@ def write_sample(
         msg = f"{path}: there are no events to write"
         raise ValueError(msg)
 
-    mask = np.asarray(events.mask)
-    counts = mask.sum(axis=1)
-    objects, branches = {}, {}
-    for name, value in events.fields.items():
-        array = _narrow(value, dtype)
-        if array.ndim == 1:
-            branches[name] = array
-        elif array.shape == mask.shape:
-            objects[name] = ak.unflatten(array[mask], counts)
-        else:
-            msg = f"{path}: field {name!r} has shape {array.shape}, wanted {mask.shape} or {mask.shape[:1]}"
-            raise ValueError(msg)
-    branches["genWeight"] = _narrow(events.weight, dtype)
-    if objects:
-        branches[collection] = ak.zip(objects)
+    branches, collections = {}, {}
+    for prefix, part in {collection: events, **(others or {})}.items():
+        single, objects = _branches(path, part, dtype)
+        branches |= single
+        if objects:
+            collections[prefix] = ak.zip(objects)
+    branches |= {"genWeight": _narrow(events.weight, dtype), **collections}
 
     squared = sum_of_weights**2 / n_generated if sum_of_squared_weights is None else sum_of_squared_weights
     runs = {
@@ -267,6 +261,23 @@ def _read_production(path: Path) -> tuple[dict[str, float], dict[str, Any]]:
         msg = f"{path}: the object 'metadata' is {type(metadata).__name__}, wanted a JSON object"
         raise ValueError(msg)
     return runs, metadata
+
+
+def _branches(path: Path, events: Events, dtype: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What is one number an event, and the jagged quantities of the objects."""
+    mask = np.asarray(events.mask)
+    counts = mask.sum(axis=1)
+    objects, branches = {}, {}
+    for name, value in events.fields.items():
+        array = _narrow(value, dtype)
+        if array.ndim == 1:
+            branches[name] = array
+        elif array.shape == mask.shape:
+            objects[name] = ak.unflatten(array[mask], counts)
+        else:
+            msg = f"{path}: field {name!r} has shape {array.shape}, wanted {mask.shape} or {mask.shape[:1]}"
+            raise ValueError(msg)
+    return branches, objects
 
 
 def _narrow(value: Any, dtype: Any) -> np.ndarray:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from diffhep.trigger.config import TriggerTraining
@@ -31,6 +32,7 @@ from diffhep.trigger.netlist import Circuit
 from diffhep.trigger.project import DEFAULT_PART
 from diffhep.trigger.simulation import synthesise
 from diffhep.trigger.synthesis import synthesised
+from diffhep.trigger.trained import logits_of
 from tests.benchmark.hgq_peer import EVENTS, FRONT, TASK, Task, spaced
 
 jax.config.update("jax_enable_x64", True)
@@ -58,7 +60,8 @@ def ours(settings: TriggerTraining, sample: Labelled, members: int) -> tuple[lis
     out = []
     for row in spaced(rows, members):
         network = row["member"].network
-        luts = synthesised(network, levels_per_stage=settings.firmware.levels)["luts"]
+        logits = logits_of(network)
+        luts = synthesised(logits.function, logits.words, levels_per_stage=settings.firmware.levels)["luts"]
         out.append({"accuracy": measured(network, *data.judge)["accuracy"], "luts": luts})
     return out, float(np.median(times)) / settings.schedule.checkpoint
 
@@ -151,7 +154,8 @@ def main() -> int:
             else read_labelled(options.data, features=given.features, label=given.label)
         )
         words = first_network(settings, sample).words(sample.features)
-        data = split_events(sample, words, held_out=given.held_out, seed=seed)
+        labels = jnp.asarray(sample.labels, jnp.int32)
+        data = split_events(words, labels, held_out=given.held_out, seed=seed)
         mine, my_step = ours(settings, sample, options.members)
         for rate in options.rates:
             other, other_step = theirs(settings, data, options.members, **{**THEIRS, "rate": rate})

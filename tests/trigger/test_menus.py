@@ -291,11 +291,11 @@ def test_resolution_moves_and_reorders_objects():
     rng = np.random.default_rng(0)
     pt = -np.sort(-rng.uniform(20, 60, (4000, 3)), axis=1)
     objects = {"pt": pt, "eta": pt / 100, "mask": np.tile([True, True, False], (4000, 1))}
-    same = measured(objects, ObjectSettings(), [1])
+    same = measured(objects, stochastic=0.0, constant=0.0, seed=[1])
     assert_allclose(same["pt"][:, :2], pt[:, :2])
     assert_allclose(same["offline"], pt[:, 0])
     given = ObjectSettings.model_validate({"stochastic": "0.6 GeV^(1/2)", "constant": 0.02})
-    seen = measured(objects, given, [1])
+    seen = measured(objects, stochastic=given.stochastic, constant=given.constant, seed=[1])
     assert np.all(seen["pt"][:, 0] >= seen["pt"][:, 1])
     assert not seen["mask"][:, 2].any()
     assert_allclose(seen["offline"], pt[:, 0])

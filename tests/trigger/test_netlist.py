@@ -6,11 +6,16 @@ takes another way through it.
 
 import itertools
 
+import jax
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from diffhep.trigger import netlist, quantise_kif
+from diffhep.trigger import FixedPoint, Words, netlist, quantise_kif
+from diffhep.trigger.lowering import trace
 from diffhep.trigger.modes import OVERFLOWS, ROUNDINGS
+from diffhep.trigger.pipeline import cut
 
 pytestmark = pytest.mark.needs("da4ml")
 FACTORS = (1.0, -1.0, 0.5, -2.0)
@@ -151,3 +156,27 @@ def test_a_word_of_no_bits_is_zero_and_a_table_of_one_value_a_number():
     assert netlist.wire(1, 2, -3) == 0.0
     assert netlist.table(netlist.wire(1, 1, 1), np.full(8, 0.5)) == 0.5
     assert netlist.subtract(x := netlist.wire(1, 1, 1), x) == 0.0
+
+
+@given(st.integers(1, 12))
+def test_a_pipeline_computes_the_same_and_keeps_inputs_that_nothing_depends_on(levels):
+    weights = np.random.default_rng(4).integers(-9, 9, (2, 7, 7)) / 4
+    # the third input is dead, and its place in the port is not
+    weights[0, :, 2] = 0
+
+    def network(x):
+        for matrix in weights:
+            x = jax.nn.relu(matrix @ x)
+        return x
+
+    words = Words((7,), FixedPoint(1, 3, 2))
+    logic = trace(network, words).circuit.logic
+    pipe = cut(logic, levels)
+    assert pipe.solutions[0].inp_qint == logic.inp_qint
+    depths = np.diff([0.0, *(s.latency[1] for s in pipe.solutions)])
+    assert depths.max() <= levels
+    x = np.random.default_rng(5).integers(-32, 32, (200, 7)) / 4
+    y = x
+    for stage in pipe.solutions:
+        y = stage.predict(np.ascontiguousarray(y))
+    np.testing.assert_array_equal(y, logic.predict(x))

@@ -23,6 +23,7 @@ from diffhep.trigger.resources import (
     weights_of,
 )
 from diffhep.trigger.synthesis import synthesised
+from diffhep.trigger.trained import logits_of
 from tests.trigger.test_learned import network
 
 
@@ -145,7 +146,8 @@ def test_the_shipped_constants_do_on_networks_held_out_what_is_said_of_them():
 @pytest.mark.needs("da4ml", "yosys")
 def test_yosys_counts_what_was_recorded():
     row = next(row for row in calibration_record()["counted"] if row["seed"] == 5)
-    found = synthesised(random_classifier(5), levels_per_stage=5)
+    logits = logits_of(random_classifier(5))
+    found = synthesised(logits.function, logits.words, levels_per_stage=5)
     assert (found["cost"], found["levels"]) == (row["cost"], row["levels"])
     # releases of yosys differ by some per cent
     assert abs(found["luts"] / row["luts"] - 1) < 0.1
