@@ -23,7 +23,7 @@ setup: $(VENV)/.ok               ## make .venv and install the pins (the other t
 demo: $(VENV)/.ok                ## optimise a detector on the shipped samples, and write the report
 	$(BIN)/diffhep optimise higgs-diphoton -o $(RUN)
 
-studies: $(VENV)/.ok             ## every shipped study with its report, into runs/studies, two at a time (a quarter of an hour on 2 cores)
+studies: $(VENV)/.ok             ## every shipped study with its report, into runs/studies, two at a time (nine minutes on 2 cores)
 	mkdir -p runs/studies
 	{ printf '%s\n' $(LONGEST); $(BIN)/diffhep studies | cut -d' ' -f1; } | awk '!seen[$$0]++' | xargs -P 2 -I NAME sh -c \
 	    '$(BIN)/diffhep optimise NAME -o runs/studies/NAME > runs/studies/NAME.log 2>&1 \
