@@ -198,7 +198,8 @@ class VoxelSurrogate(eqx.Module):
             return both if count == splits else jnp.zeros((splits, 2), dtype).at[chosen].set(both)
 
         sizes = [n for n in FEW if n < splits] if hard else []
-        branches = [partial(some, n) for n in (*sizes, splits)]
+        # reverse mode works a branch out again: keeping what all of them could leave takes twice the time
+        branches = [jax.checkpoint(partial(some, n), prevent_cse=False) for n in (*sizes, splits)]
 
         def step(state: tuple, inputs: tuple) -> tuple[tuple, Array]:
             energies, line, memory = state
