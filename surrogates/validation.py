@@ -36,15 +36,20 @@ CHUNK = 4096
 
 def sample_like(surrogate: AbstractSurrogate, showers: Showers, key: PRNGKeyArray) -> NDArray[np.float64]:
     """Layer energies [GeV] of one surrogate shower for each of the given ones, (shower, layer)."""
+    return in_chunks(surrogate, showers, key, CHUNK)
+
+
+def in_chunks(surrogate: Any, showers: Showers, key: PRNGKeyArray, chunk: int) -> Any:
+    """What `surrogate.sample` gives for the particles and stacks of all showers, so many at a time."""
     x = incidence_of(showers)
     run = eqx.filter_jit(lambda s, x, key: s.sample(x, key=key))
     parts = []
-    for i in range(0, showers.size, CHUNK):
+    for i in range(0, showers.size, chunk):
         # the last chunk is filled up, so that one program serves all
-        rows = np.minimum(np.arange(i, i + CHUNK), showers.size - 1)
+        rows = np.minimum(np.arange(i, i + chunk), showers.size - 1)
         part = run(surrogate, jax.tree.map(itemgetter(rows), x), jr.fold_in(key, i))
-        parts.append(np.asarray(part, dtype=float)[: showers.size - i])
-    return np.concatenate(parts)
+        parts.append(jax.tree.map(lambda v, i=i: np.asarray(v, dtype=float)[: showers.size - i], part))
+    return jax.tree.map(lambda *values: np.concatenate(values), *parts)
 
 
 def validate(
@@ -103,18 +108,22 @@ def check_stack(surrogate: LayerSurrogate, showers: Showers) -> None:
             raise ValueError(msg)
 
 
-def distances(features: list[NDArray], real: NDArray, made: NDArray, energy: NDArray) -> dict[str, Any]:
-    """FPD, KPD with their floors, separation powers and Wasserstein distances."""
-    half = len(real) // 2
-    least = min(10_000, half // 2)
-    sizes = {"least": least, "most": half}
-    reference, other = features
+def physics_distances(reference: NDArray, other: NDArray) -> dict[str, Any]:
+    """FPD and KPD of features, each with its floor: that of two halves of the reference."""
+    half = len(reference) // 2
+    sizes = {"least": min(10_000, half // 2), "most": half}
     out: dict[str, Any] = {}
     for name, pair in (("", (reference[:half], other[half:])), ("_floor", (reference[:half], reference[half:]))):
         fpd = frechet_physics_distance(pair[0], pair[1], **sizes)
         kpd = kernel_physics_distance(pair[0], pair[1], size=min(2000, half))
         out[f"fpd{name}"] = {"value": fpd.value, "stderr": fpd.stderr}
         out[f"kpd{name}"] = {"value": kpd.value, "stderr": kpd.stderr}
+    return out
+
+
+def distances(features: list[NDArray], real: NDArray, made: NDArray, energy: NDArray) -> dict[str, Any]:
+    """FPD, KPD with their floors, separation powers and Wasserstein distances."""
+    out = physics_distances(*features)
     share = [x.sum(axis=1) / energy for x in (real, made)]
     layers = range(real.shape[1])
     edges = lambda x: np.geomspace(1e-5, max(x.max(), 2e-5), 41)

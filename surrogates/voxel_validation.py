@@ -1,12 +1,8 @@
 """A voxel surrogate against full simulation it has not seen, with the features and classifiers of the CaloChallenge."""
 
 from collections.abc import Callable
-from operator import itemgetter
 from typing import Any
 
-import equinox as eqx
-import jax
-import jax.random as jr
 import numpy as np
 from jaxtyping import PRNGKeyArray
 from numpy.typing import NDArray
@@ -14,9 +10,8 @@ from numpy.typing import NDArray
 from diffhep.io.showers import Showers
 from diffhep.surrogates.classifier import OURS, ClassifierSettings, classifier_auc
 from diffhep.surrogates.features import voxel_features, voxel_low_level
-from diffhep.surrogates.metrics import frechet_physics_distance, kernel_physics_distance, separation_power
-from diffhep.surrogates.stack import incidence_of
-from diffhep.surrogates.validation import check_stack
+from diffhep.surrogates.metrics import separation_power
+from diffhep.surrogates.validation import check_stack, in_chunks, physics_distances
 from diffhep.surrogates.voxel_fitting import tree_of
 from diffhep.surrogates.voxels import VoxelSurrogate
 
@@ -27,16 +22,7 @@ def sample_voxels(
     surrogate: VoxelSurrogate, showers: Showers, key: PRNGKeyArray
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """One surrogate shower for each of the given ones: energies [GeV] of layers, and of cells (shower, layer, ...)."""
-    x = incidence_of(showers)
-    run = eqx.filter_jit(lambda s, x, key: s.sample(x, key=key))
-    layers, cells = [], []
-    for i in range(0, showers.size, CHUNK):
-        # the last chunk is filled up, so that one program serves all
-        rows = np.minimum(np.arange(i, i + CHUNK), showers.size - 1)
-        parts = run(surrogate, jax.tree.map(itemgetter(rows), x), jr.fold_in(key, i))
-        for found, part in zip((layers, cells), parts, strict=True):
-            found.append(np.asarray(part, dtype=float)[: showers.size - i])
-    return np.concatenate(layers), np.concatenate(cells)
+    return in_chunks(surrogate, showers, key, CHUNK)
 
 
 def validate_voxels(
@@ -76,13 +62,7 @@ def validate_voxels(
     progress("voxels", 0.6)
     out["auc"]["low"] = classifier_auc(low[0], low[1], classifier)
     progress("voxels", 0.9)
-    half = len(real) // 2
-    sizes = {"least": half // 2, "most": half}
-    for name, pair in (("", (high[0][:half], high[1][half:])), ("_floor", (high[0][:half], high[0][half:]))):
-        fpd = frechet_physics_distance(pair[0], pair[1], **sizes)
-        kpd = kernel_physics_distance(pair[0], pair[1], size=min(2000, half))
-        out[f"fpd{name}"] = {"value": fpd.value, "stderr": fpd.stderr}
-        out[f"kpd{name}"] = {"value": kpd.value, "stderr": kpd.stderr}
+    out |= physics_distances(*high)
     out |= profiles(real, made)
     progress("voxels", 1.0)
     return out

@@ -4,7 +4,8 @@ A split sends everything to one child with learned probabilities, and otherwise
 $f = \sigma(y)$ of it to the first one, $y$ from a learned quantile function; see `diffhep.surrogates.splits`. A
 standard normal number becomes a split through $u = \Phi(z)$: below the first probability everything goes to the
 second child, above one minus the second to the first child, and in between $f$ runs from 0 to 1. So energies are
-continuous in the random numbers and in the stack, their sum is that of the layer, and the density is known.
+continuous in the random numbers and in the stack, their sum, with what misses all cells, is that of the layer, and the
+density is known.
 """
 
 from functools import partial
@@ -145,7 +146,8 @@ class VoxelSurrogate(eqx.Module):
         Args:
             x: particles and stacks; leading axes as those of `noise`.
             noise: `noise_size` numbers a shower.
-            hard: set energies below the threshold to zero, as a read-out does.
+            hard: set energies below the threshold to zero, as a read-out does, and divide none of them further. Without
+                it energies are continuous in random numbers and stack.
 
         Raises:
             ValueError: another number of layers than the surrogate's.

@@ -46,6 +46,9 @@ def trigger_export(args: list[str]) -> int:
     missing = {"da4ml": INSTALL["da4ml"]} if options.verilog and find_spec("da4ml") is None else {}
     timing = {"clock_period_ns": options.clock_period, "levels_per_stage": options.levels or None}
     if trained := is_training(options.run):
+        if not options.verilog:
+            msg = f"--no-verilog: {options.run} has been trained for Verilog, and nothing else can be exported of it"
+            raise ValueError(msg)
         card = export_training(options.run, options.output, **timing)
     else:
         run = RunFolder.open(options.run)
