@@ -128,13 +128,16 @@ class Ascent:
         return self.run_chunk(state, limits, mobile, self.problem.context)
 
     def continue_from(
-        self, trainable: PyTree, limits: Float[Array, "lane constraint"], steps: int
+        self, trainable: PyTree, limits: Float[Array, "lane constraint"], steps: int, *, mobile: PyTree | None = None
     ) -> tuple[AscentState, Outcome]:
-        """The last `steps` steps of the schedule from other designs, under other limits; compiles nothing new."""
+        """The last `steps` steps of the schedule from other designs, under other limits; compiles nothing new.
+
+        `mobile` is a mask as of `everything_mobile`, which is the default.
+        """
         state = self.start(trainable, constraints=limits.shape[1])
         skipped = self.steps - min(-(-steps // self.chunk) * self.chunk, self.steps)
         state = state._replace(step=state.step + skipped)
-        mobile = everything_mobile(trainable)
+        mobile = everything_mobile(trainable) if mobile is None else mobile
         state, outcome = self.advance(state, jnp.asarray(limits), mobile)
         for _ in range(skipped + self.chunk, self.steps, self.chunk):
             state, outcome = self.advance(state, jnp.asarray(limits), mobile)

@@ -46,6 +46,11 @@ class BudgetSettings(StackBudgetSettings):
     """What the detector may use up."""
 
     rate: float = Field(default=25, gt=0, description="trigger rate [Hz]")
+    luts: float | None = Field(
+        default=None,
+        gt=0,
+        description="logic of the trigger's classifier, whose bits are then learned with everything else [LUT]",
+    )
 
 
 class TriggerSettings(Settings):
@@ -57,8 +62,10 @@ class TriggerSettings(Settings):
     )
     instantaneous_luminosity: float = Field(default=2e34, gt=0, description="[1/(cm^2 s)]")
     hidden: int = Field(default=8, ge=1, le=64, description="hidden units of the classifier [count]")
-    weight_bits: int = Field(default=8, ge=2, le=16, description="width of the classifier's weights [bit]")
-    activation_bits: int = Field(default=10, ge=2, le=20, description="width of its activations [bit]")
+    weight_bits: int = Field(
+        default=8, ge=2, le=16, description="width of the classifier's weights, unless learned [bit]"
+    )
+    activation_bits: int = Field(default=10, ge=2, le=20, description="width of its activations, unless learned [bit]")
 
 
 class AnalysisSettings(Settings):

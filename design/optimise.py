@@ -11,11 +11,13 @@ with the same result:
 6. `front`: the same ascent along a range of one budget, and a scan around the optimum.
 """
 
+import dataclasses
 import importlib.metadata
 import itertools
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -30,10 +32,11 @@ from diffhep.design.ascent import Ascent, everything_mobile, lane, stack
 from diffhep.design.baseline import cma_es
 from diffhep.design.config import SearchSettings
 from diffhep.design.design_file import write_design
-from diffhep.design.exact import Polished, Sensitivities, certify, polish
-from diffhep.design.firmware import CLASSIFIER, prove, store_classifier
+from diffhep.design.exact import Certificate, Polished, Sensitivities, certify, polish
+from diffhep.design.firmware import CLASSIFIER, check_tools, prove, store_classifier
 from diffhep.design.flatness import tolerances
 from diffhep.design.front import hypervolume
+from diffhep.design.judged_front import judged_front
 from diffhep.design.starts import Ascended, Starts, nearby_integers, with_fixed
 from diffhep.design.study import AbstractStudy, Report
 from diffhep.design.summary import Designs, summary
@@ -60,6 +63,9 @@ def optimise_study(
         progress: called with the phase and the fraction done.
         firmware: also export the trigger's classifier into the run folder and prove it bit-exact.
     """
+    study.get_ready(folder, progress)
+    if firmware and study.traded:
+        check_tools()
     run = Run(study, folder, study.settings.search, progress)
     result = run.execute()
     folder.write_json(RESULT, result)
@@ -103,10 +109,12 @@ class Run:
         final = self.stored("final", lambda: self.study.settle(best), like=initial)
         judged = before | self.timed("judge", lambda: self.judge("final", final))
         front = self.timed("front", lambda: self.front(final, ascended))
+        logic = self.timed("logic", lambda: self.logic(final, ascended))
         grid = self.timed("grid", lambda: self.grid(final))
         rows = self.timed("audit", lambda: self.study.audit(final, seed=self.search.seed, progress=self.progress))
         cost = self.timed("cost", lambda: gradient_cost(self.study, final))
         certificate = certify(self.sensitivities, best, held=self.study.integers + self.study.categorical)
+        certificate = self.with_traded(certificate, best, ascended, relaxed.best)
         write_design(self.folder, self.study, final)
         if (classifier := self.study.hardware(final)) is not None:
             store_classifier(self.folder, classifier)
@@ -118,6 +126,7 @@ class Run:
             **summary(self.study, Designs(initial, best, final), judged, certificate, rows),
             "starts": relaxed.summary(ascended),
             "front": front,
+            "logic": logic,
             "grid": grid,
             "baseline": baseline,
             "tolerances": widths,
@@ -188,7 +197,7 @@ class Run:
             if self.folder.has(name):
                 design, objective, use = self.folder.load_tree(name, blank)
             else:
-                p = self.polish(ascended.design(index), tolerance=self.searching)
+                p = self.polish(self.study.discretised(ascended.design(index)), tolerance=self.searching)
                 design, objective, use = p.design, np.array(p.objective), p.used
                 self.folder.save_tree(name, (design, objective, use))
             designs.append(design)
@@ -296,6 +305,30 @@ class Run:
         }
         self.folder.write_json(file, out)
         return self.folder.read_json(file)
+
+    def logic(self, final: PyTree, ascended: Ascended) -> dict[str, Any] | None:
+        """What the words of the trigger are worth, and the front of the objective against its logic."""
+        file = "checkpoints/logic.json"
+        if not self.study.traded:
+            return None
+        if not self.folder.has(file):
+            found = self.study.logic(final, progress=self.progress)
+            points, polish = self.search.pareto, partial(self.polish, tolerance=self.searching)
+            front = judged_front(self.study, final, ascended, polish, points=points, progress=self.progress)
+            self.folder.write_json(file, {**(found or {}), "front": front if front["points"] else None})
+        return self.folder.read_json(file)
+
+    def with_traded(self, certificate: Certificate, design: PyTree, ascended: Ascended, start: int) -> Certificate:
+        """The certificate with the ascent's own multipliers for constraints that no adjustable parameter moves."""
+        study = self.study
+        objective = float(study.problem.outcome(design, study.problem.context).objective)
+        multipliers, active = certificate.multipliers.copy(), certificate.active.copy()
+        for index, constraint in enumerate(study.problem.constraints):
+            if constraint.name in study.stepwise:
+                # of ln(objective) against the relative excess
+                multipliers[index] = float(ascended.state.multipliers[start, index]) * objective / constraint.limit
+                active[index] = multipliers[index] > 0
+        return dataclasses.replace(certificate, multipliers=multipliers, active=active)
 
     def baseline(self, initial: PyTree) -> dict[str, Any]:
         """CMA-ES from the initial design, with as many evaluations as the ascent took from all starts."""

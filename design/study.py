@@ -14,6 +14,7 @@ from jaxtyping import PRNGKeyArray, PyTree
 from diffhep.audit import AuditRow, audit
 from diffhep.design.honest import Measured
 from diffhep.design.problem import Outcome, Problem, shortfalls
+from diffhep.io import RunFolder
 
 AUDIT_WEIGHTS = 12
 
@@ -40,6 +41,8 @@ class AbstractStudy(abc.ABC):
             optimum.
         solver_steps: most steps of the exact solver; with 0 a start is settled where the ascent left it.
         audit_tolerance: relative, of the gradient audit.
+        stepwise: names of constraints that the adjustable parameters do not move: only the ascent trades them.
+        traded: name of a constraint for which a front is judged on held-out events, hard; empty for none.
         compared: whether a gradient-free method is given as many evaluations, for comparison.
     """
 
@@ -49,6 +52,8 @@ class AbstractStudy(abc.ABC):
     integers: tuple[str, ...]
     adjustable: tuple[str, ...]
     categorical: tuple[str, ...] = ()
+    stepwise: tuple[str, ...] = ()
+    traded: str = ""
     scanned: tuple[str, ...]
     objective_name: str
     estimator: str = "soft cuts while optimising, hard ones when judging"
@@ -57,6 +62,10 @@ class AbstractStudy(abc.ABC):
     compared: bool = False
     solver_steps: int = 40
     audit_tolerance: float = 1e-6
+
+    def get_ready(self, folder: RunFolder, progress: Report) -> None:
+        """What comes before the search and is kept in the run's folder, such as training; nothing for most studies."""
+        del folder, progress
 
     @abc.abstractmethod
     def untrained(self) -> PyTree:
@@ -100,6 +109,18 @@ class AbstractStudy(abc.ABC):
     @abc.abstractmethod
     def judge(self, design: PyTree, *, relaxed: bool) -> Mapping[str, Measured]:
         """`objective` and every constraint's name, on held-out events, relaxed or hard."""
+
+    def discretised(self, design: PyTree) -> PyTree:
+        """The end of an ascent with numbers of bits as whole ones, within the constraints that are `stepwise`."""
+        return design
+
+    def within(self, design: PyTree, limit: float) -> PyTree:
+        """The design discretised within another limit of the constraint `traded`."""
+        raise NotImplementedError
+
+    def logic(self, design: PyTree, *, progress: Report) -> Mapping[str, Any] | None:
+        """What the words of a trigger are worth, JSON-able; None if they are not part of the design."""
+        return None
 
     def alternatives(self) -> Sequence[Mapping[str, float]]:
         """Values of the categorical Params for each pure choice."""

@@ -51,6 +51,7 @@ def summary(
         "constraints": constraints(study, judged, certificate),
         "kkt": {"residual": certificate.residual, "excess": certificate.excess},
         "audit": [vars(row) for row in audit],
+        "audit_tolerance": study.audit_tolerance,
         "events": bool(study.provenance()),
         "data": study.provenance(),
     }
@@ -66,6 +67,9 @@ def parameters(study: AbstractStudy, designs: Designs, audit: Sequence[AuditRow]
     value = float(study.problem.value(*split(unfrozen(designs.final)), study.problem.context))
     table = {}
     for name, p in after.items():
+        # numbers of bits have a section of their own
+        if p.role == "bits":
+            continue
         digits = 0 if name in study.integers else 12
         gradient = gradients.get(name)
         table[name] = {

@@ -17,6 +17,9 @@ from jaxtyping import Float, PyTree
 
 from diffhep.parameters import Param, is_param, path_name, split
 
+STEPS = (3e-3, 1e-3, 3e-4, 1e-4)
+FINER = (3e-5, 1e-5, 3e-6)  # for kinks, where steps of this size are not enough
+
 
 @dataclasses.dataclass(frozen=True)
 class AuditRow:
@@ -24,7 +27,7 @@ class AuditRow:
 
     Attributes:
         name: path of the parameter.
-        role: geometry, threshold, nuisance or weight.
+        role: geometry, threshold, nuisance, weight or bits.
         unit: of the physical value; gradients are per unit of the objective's argument `raw` times its slope.
         automatic, difference: the two derivatives with respect to the physical value.
         error: estimated error of the difference quotient.
@@ -45,8 +48,8 @@ class AuditRow:
 def central_difference(
     function: Callable[[float], float],
     *,
-    steps: tuple[float, ...] = (3e-3, 1e-3, 3e-4, 1e-4),
-    finer: tuple[float, ...] = (3e-5, 1e-5, 3e-6),
+    steps: tuple[float, ...] = STEPS,
+    finer: tuple[float, ...] = FINER,
     enough: float = 1e-7,
 ) -> tuple[float, float]:
     """Derivative at 0 by Richardson-extrapolated central differences, and an estimate of its error.
@@ -83,6 +86,8 @@ def audit(
     seed: int = 0,
     tolerance: float = 1e-6,
     floor: float = 1e-9,
+    steps: tuple[float, ...] = STEPS,
+    leave_out: tuple[str, ...] = (),
     progress: Callable[[str, float], None] | None = None,
 ) -> list[AuditRow]:
     """Compare the gradient of a scalar function with finite differences.
@@ -97,6 +102,9 @@ def audit(
         seed: of that choice.
         tolerance: on the relative deviation.
         floor: a derivative below this fraction of |function| per unit step is compared absolutely.
+        steps: of the difference quotients, in raw leaves. A function with many small jumps wants long ones, over which
+            they average.
+        leave_out: beginnings of names that are not compared, because their gradients are surrogates.
         progress: called with "gradient audit" and the fraction done.
 
     Returns:
@@ -109,7 +117,8 @@ def audit(
     leaves, structure = jax.tree_util.tree_flatten(trainable)
     slopes = jax.tree_util.tree_leaves(gradient)
     rows = []
-    scalars = compared(trainable, weights, seed)
+    scalars = compared(trainable, weights, seed, leave_out)
+    finer = FINER if steps == STEPS else ()
     for count, (index, element, label) in enumerate(scalars):
         if progress is not None:
             progress("gradient audit", (count + 1) / len(scalars))
@@ -120,7 +129,7 @@ def audit(
             return float(value_at(jax.tree_util.tree_unflatten(structure, moved), rest, *context))
 
         automatic = float(slopes[index][element])
-        difference, error = central_difference(shifted)
+        difference, error = central_difference(shifted, steps=steps, finer=finer)
         scale = max(abs(automatic), abs(difference), scale_floor)
         relative = abs(automatic - difference) / scale
         # the quotient itself is only good to its rounding: the last digits of the function over the step
@@ -156,12 +165,16 @@ class Label:
     slope: jax.Array | None
 
 
-def compared(trainable: PyTree, weights: int, seed: int) -> list[tuple[int, tuple[int, ...], Label]]:
+def compared(
+    trainable: PyTree, weights: int, seed: int, leave_out: tuple[str, ...] = ()
+) -> list[tuple[int, tuple[int, ...], Label]]:
     """All elements of Params, and a random choice of the other elements: (leaf index, element, label)."""
     chosen, others = [], []
     # a Param has one leaf, its raw value: positions among the nodes are positions among the leaves
     for index, (path, node) in enumerate(jax.tree_util.tree_leaves_with_path(trainable, is_leaf=is_param)):
         name = path_name(path)
+        if name.startswith(leave_out):
+            continue
         if isinstance(node, Param):
             label = Label(name, node.role, node.unit, node.slope())
             chosen += [(index, i, indexed(label, i)) for i in np.ndindex(jnp.shape(node.raw))]

@@ -36,7 +36,6 @@ from diffhep.result import (
 BLUE, ORANGE, RED, PURPLE, GREY, VIOLET = "#5790fc", "#f89c20", "#e42536", "#964a8b", "#9c9ca1", "#7a21dd"
 INITIAL, FINAL, SIGNAL, FAKES, CONTINUUM = ORANGE, BLUE, RED, PURPLE, "#d4d4d8"
 DPI = 150
-TOLERANCE = 1e-6  # of the gradient audit
 LEAST = 1e-16  # an exact agreement is drawn here on a logarithmic axis
 MOST_ROWS = 40
 STYLE: dict[Any, Any] = {
@@ -329,7 +328,7 @@ def midpoints(axis: Float[np.ndarray, " point"]) -> Float[np.ndarray, " edge"]:
     return np.concatenate([[2 * axis[0] - inner[0]], inner, [2 * axis[-1] - inner[-1]]])
 
 
-def gradient_audit(ax: Axes, rows: Sequence[Compared]) -> Axes:
+def gradient_audit(ax: Axes, rows: Sequence[Compared], tolerance: float) -> Axes:
     """Relative deviation of every automatic derivative from its difference quotient, largest on top.
 
     More than `MOST_ROWS` rows are cut at the smallest deviations.
@@ -342,9 +341,9 @@ def gradient_audit(ax: Axes, rows: Sequence[Compared]) -> Axes:
             deviation = [max(ranked[i].relative, LEAST) for i in places]
             ax.hlines(places, LEAST, deviation, color=colour, lw=1.2, alpha=0.5)
             ax.plot(deviation, places, shape, color=colour, ms=7, ls="", label=name)
-    ax.axvline(TOLERANCE, color="black", linestyle="--", lw=1.3, label="tolerance $10^{-6}$")
+    ax.axvline(tolerance, color="black", linestyle="--", lw=1.3, label=f"tolerance {tolerance:g}")
     ax.set_xscale("log")
-    ax.set_xlim(LEAST, max(10 * TOLERANCE, 10 * max(row.relative for row in ranked)))
+    ax.set_xlim(LEAST, max(10 * tolerance, 10 * max(row.relative for row in ranked)))
     ax.set_ylim(len(ranked) - 0.5, -0.5)
     ax.set_yticks(range(len(ranked)), [literal(row.name) for row in ranked], fontsize=10)
     ax.tick_params(axis="y", which="both", length=0)

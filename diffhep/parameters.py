@@ -16,7 +16,7 @@ import paramax
 from jax.core import Tracer
 from jaxtyping import Array, Float, PyTree
 
-Role = Literal["geometry", "threshold", "nuisance", "weight"]
+Role = Literal["geometry", "threshold", "nuisance", "weight", "bits"]
 
 
 class Param(paramax.AbstractUnwrappable[Array]):
@@ -25,7 +25,7 @@ class Param(paramax.AbstractUnwrappable[Array]):
     Args:
         value: the physical value, in `unit`; scalar or array.
         unit: unit of the value, "" for a pure number.
-        role: geometry, threshold, nuisance or weight.
+        role: geometry, threshold, nuisance, weight, or bits: numbers of bits of words, whose gradients are surrogates.
         bounds: open interval the value stays in; a start on or outside it is a ValueError.
         scale: typical size of an unbounded value.
         frozen: kept out of `split`'s trainable part.

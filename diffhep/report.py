@@ -16,18 +16,19 @@ import numpy as np
 from jaxtyping import Bool
 
 from diffhep import figures
+from diffhep.checked import Value, read
 from diffhep.io import RunFolder
-from diffhep.result import FPGA, RESULT, Budget, Compared, Grid, Parameter, Proof, Result, Starts, Value, read
+from diffhep.logic_figures import logic_front
+from diffhep.result import FPGA, RESULT, Budget, Compared, Grid, Parameter, Proof, Result, Starts
+from diffhep.typeset import MISSING, count, number, pm, seconds, shown, signed
 
 PAGE = "report.html"
 FOLDER = "figures"
-NAMES = ("ascent", "spectrum", "resolution", "front", "scan", "audit", "turn_on", "rate")
+NAMES = ("ascent", "spectrum", "resolution", "front", "logic", "scan", "audit", "turn_on", "rate")
 CARDS = ("firmware/model_card.json", "classifier.json")
 WITHIN = ("first_chunk",)  # timed inside another phase
 SIGNIFICANT = 2.0  # standard errors
 PROVENANCE = {"cross_section_pb": "cross-section [pb]", "generated": "events generated", "events": "events kept"}
-MISSING, TIMES = "\N{EN DASH}", "\N{MULTIPLICATION SIGN}"
-SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def write_report(run: RunFolder) -> Path:
@@ -83,6 +84,11 @@ def draw(result: Result) -> dict[str, bytes]:
         images["front"] = figures.single(
             lambda ax: figures.pareto_front(ax, front, index, designs, **settings), columns=3
         )
+    if (logic := result.logic) is not None and logic.front is not None:
+        found = logic.front
+        budget = result.constraints[found.constraint]
+        points = ("initial", budget.initial, hard[0]), ("final", budget.value, hard[1])
+        images["logic"] = figures.single(lambda ax: logic_front(ax, found, points, symbol=symbol, unit=budget.unit))
     if (grid := result.grid) is not None:
         over = over_budget(grid, result.constraints)
         best, final = best_cell(grid, over), final_point(grid, result.parameters)
@@ -91,7 +97,9 @@ def draw(result: Result) -> dict[str, bytes]:
         )
     if result.audit:
         height = 2.0 + 0.24 * min(len(result.audit), figures.MOST_ROWS)
-        images["audit"] = figures.single(lambda ax: figures.gradient_audit(ax, result.audit), columns=3, height=height)
+        images["audit"] = figures.single(
+            lambda ax: figures.gradient_audit(ax, result.audit, result.audit_tolerance), columns=3, height=height
+        )
     if (content := pictures.turn_on) is not None:
         images["turn_on"] = figures.single(lambda ax: figures.turn_on(ax, content))
     if (rates := pictures.rate) is not None:
@@ -125,7 +133,7 @@ def page(result: Result, proof: Proof | None, formats: dict[str, Any] | None, im
         doubtful=result.improvement.significance is not None and result.improvement.significance < SIGNIFICANT,
         best_start=max(result.starts.objectives),
         agreement=agreement(result.starts),
-        audit=audited(result.audit),
+        audit=audited(result.audit, result.audit_tolerance),
         scan=scanned(result),
         provenance=provenance(result.data),
     )
@@ -213,12 +221,12 @@ def agreement(starts: Starts) -> str:
     return f"{said}. Most end elsewhere, so the optimum may be a local one: give --search.steps a larger number."
 
 
-def audited(rows: Sequence[Compared]) -> str:
+def audited(rows: Sequence[Compared], tolerance: float) -> str:
     """How many gradients agree with finite differences."""
     passed = sum(row.passed for row in rows)
     worst = max((row.relative for row in rows), default=0.0)
     said = f"{passed} of {len(rows)} derivatives agree with central finite differences; the largest relative deviation"
-    small = [row.name for row in rows if row.passed and row.relative > figures.TOLERANCE]
+    small = [row.name for row in rows if row.passed and row.relative > tolerance]
     more = f" (too small to be compared relatively, so compared absolutely: {', '.join(small)})" if small else ""
     return f"{said} is {number(worst, 2)}{more}."
 
@@ -305,6 +313,8 @@ def fixed_point_formats(run: RunFolder) -> dict[str, Any] | None:
         layers = card.get("layers") if isinstance(card, dict) else None
         if not isinstance(card, dict) or not isinstance(layers, list):
             continue
+        if any(isinstance(layer, dict) and isinstance(layer.get("weight"), list) for layer in layers):
+            continue  # learned, each word for itself: section "What a bit is worth"
         rows = [
             [str(layer.get(key, layer.get(f"{key}_format", MISSING))) for key in ("weight", "bias", "output")]
             for layer in layers
@@ -316,81 +326,3 @@ def fixed_point_formats(run: RunFolder) -> dict[str, Any] | None:
         known = {key: str(value) for key, value in settings.items() if value is not None}
         return {"input": str(card.get("input_format", MISSING)), "layers": rows, "settings": known}
     return None
-
-
-# --- numbers ---------------------------------------------------------------------------------------------------------
-
-
-def pm(measured: Value) -> str:
-    """Value and error, rounded to two significant digits of the error.
-
-    >>> pm(Value(value=2.31416, stderr=0.01234))
-    '2.314 ± 0.012'
-    """
-    value, error = measured.value, measured.stderr
-    if error == 0:
-        return number(value)
-    last = int(f"{error:.1e}".split("e")[1]) - 1
-    largest = math.floor(math.log10(max(abs(value), error)))
-    if last >= -6 and largest < 6:
-        digits = max(-last, 0)
-        parts = (f"{round(x, -last) + 0.0:.{digits}f}" for x in (value, error))
-        return typographic(" ± ".join(parts))
-    digits = largest - last
-    parts = (f"{round(x / 10.0**largest, digits) + 0.0:.{digits}f}" for x in (value, error))
-    return typographic(f"({' ± '.join(parts)}) {TIMES} 10{str(largest).translate(SUPERSCRIPT)}")
-
-
-def number(value: float | None, digits: int = 4) -> str:
-    """A number with so many significant digits; a dash for None.
-
-    >>> number(0.0000123, 2)
-    '1.2 × 10⁻⁵'
-    """
-    if value is None:
-        return MISSING
-    text = f"{value + 0.0:.{digits}g}"
-    if "e" not in text:
-        return typographic(text)
-    mantissa, exponent = text.split("e")
-    return f"{typographic(mantissa)} {TIMES} 10{str(int(exponent)).translate(SUPERSCRIPT)}"
-
-
-def signed(value: float, digits: int) -> str:
-    """A number with its sign."""
-    return ("+" if value > 0 else "") + number(value, digits)
-
-
-def count(value: int) -> str:
-    """A whole number with thin spaces between its thousands."""
-    return typographic(f"{value:,}".replace(",", "\u202f"))
-
-
-def seconds(value: float) -> str:
-    """A time.
-
-    >>> seconds(125.2)
-    '2 min 05 s'
-    """
-    if value < 1:
-        return f"{1000 * value:.0f} ms"
-    if value < 59.95:
-        return f"{value:.1f} s"
-    minutes, rest = divmod(round(value), 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def shown(content: Any) -> str:
-    """Something of a table whose content is not known beforehand."""
-    if content is None:
-        return MISSING
-    if isinstance(content, bool | str):
-        return str(content)
-    if isinstance(content, int):
-        return count(content)
-    return number(content) if isinstance(content, float) else str(content)
-
-
-def typographic(text: str) -> str:
-    """A true minus sign."""
-    return text.replace("-", "\N{MINUS SIGN}")

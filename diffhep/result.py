@@ -1,86 +1,18 @@
-"""What a run folder says about its outcome, checked before anything is shown: `result.json` and `fpga.json`.
+"""What a run folder says about its outcome: `result.json` and `fpga.json`.
 
 Only what `design.summary` always writes is required; whatever a run can do without (a front, a scan, pictures) may be
-missing or null. Unknown keys are let pass, so that an older program can show a newer run.
+missing or null.
 """
 
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Any, Self
 
 import numpy as np
 from jaxtyping import Float
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from diffhep.io import RunFolder
+from diffhep.checked import Content, Count, Matrix, NotNegative, Rising, Row, Value, same_length
 
 RESULT, FPGA = "result.json", "fpga.json"
-
-
-def finite(content: Any) -> np.ndarray:
-    """An array of finite numbers; a ValueError for anything else."""
-    try:
-        array = np.asarray(content, dtype=float)
-    except (TypeError, ValueError):
-        msg = "a regular list of numbers is wanted"
-        raise ValueError(msg) from None
-    if not np.all(np.isfinite(array)):
-        msg = "finite numbers are wanted"
-        raise ValueError(msg)
-    return array
-
-
-def row(content: Any) -> Float[np.ndarray, " item"]:
-    """A list of finite numbers, not empty."""
-    array = finite(content)
-    if array.ndim != 1 or array.size == 0:
-        msg = f"a list of numbers is wanted, got the shape {array.shape}"
-        raise ValueError(msg)
-    return array
-
-
-def rising(content: Any) -> Float[np.ndarray, " item"]:
-    """A list of finite numbers, each larger than the one before."""
-    array = row(content)
-    if np.any(np.diff(array) <= 0):
-        msg = "rising numbers are wanted"
-        raise ValueError(msg)
-    return array
-
-
-def matrix(content: Any) -> Float[np.ndarray, "row column"]:
-    """A list of equally long lists of finite numbers, not empty."""
-    array = finite(content)
-    if array.ndim != 2 or array.size == 0:
-        msg = f"a list of equally long lists of numbers is wanted, got the shape {array.shape}"
-        raise ValueError(msg)
-    return array
-
-
-def same_length(**arrays: Any) -> None:
-    """A ValueError that names the lengths unless all are equal."""
-    lengths = {name: len(array) for name, array in arrays.items() if array is not None}
-    if len(set(lengths.values())) > 1:
-        msg = "lengths differ: " + ", ".join(f"{name} {length}" for name, length in lengths.items())
-        raise ValueError(msg)
-
-
-Row = Annotated[np.ndarray, BeforeValidator(row)]
-Rising = Annotated[np.ndarray, BeforeValidator(rising)]
-Matrix = Annotated[np.ndarray, BeforeValidator(matrix)]
-NotNegative = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(ge=0)]
-
-
-class Content(BaseModel):
-    """Base of all models: immutable, finite numbers, unknown keys let pass."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False, arbitrary_types_allowed=True)
-
-
-class Value(Content):
-    """A number with its statistical error."""
-
-    value: float
-    stderr: NotNegative
 
 
 class Judged(Content):
@@ -167,6 +99,44 @@ class Baseline(Content):
     method: str
     evaluations: Count
     objective: float | None
+
+
+class JudgedPoint(Value):
+    """Hard objective of a design within another limit, and what it uses."""
+
+    limit: float
+    used: float
+
+
+class JudgedFront(Content):
+    """Designs that could be built, along a range of one limit."""
+
+    constraint: str
+    points: Annotated[list[JudgedPoint], Field(min_length=1)]
+
+
+class Change(Value):
+    """Of the objective, for one bit more or fewer, and of the lookup tables."""
+
+    luts: float
+
+
+class WordsWorth(Content):
+    """What a bit of some words is worth."""
+
+    words: str
+    bits: Count
+    fewer: Change
+    more: Change
+
+
+class Logic(Content):
+    """The trigger's logic as part of the design."""
+
+    luts: NotNegative
+    weights: Count
+    words: list[WordsWorth]
+    front: JudgedFront | None = None
 
 
 class Grid(Content):
@@ -317,21 +287,27 @@ class Result(Content):
     starts: Starts
     kkt: Kkt | None = None
     front: Front | None = None
+    logic: Logic | None = None
     grid: Grid | None = None
     baseline: Baseline | None = None
     tolerances: dict[str, float | None] | None = None
-    audit: list[Compared] = []
+    audit: list[Compared] = Field(default_factory=list)
+    audit_tolerance: float = 1e-6
     pictures: Pictures = Pictures()
     gradient_cost_ratio: float | None = None
-    compilations: dict[str, int] = {}
-    timing: dict[str, NotNegative] = {}
-    versions: dict[str, str] = {}
+    compilations: dict[str, int] = Field(default_factory=dict)
+    timing: dict[str, NotNegative] = Field(default_factory=dict)
+    versions: dict[str, str] = Field(default_factory=dict)
     seed: int | None = None
-    data: dict[str, dict[str, Any]] = {}
+    data: dict[str, dict[str, Any]] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def front_is_of_a_constraint(self) -> Self:
-        """The front names a constraint, and its points have all of them."""
+        """A front names a constraint, and points of the relaxed one have all of them."""
+        judged = self.logic.front if self.logic else None
+        if judged is not None and judged.constraint not in self.constraints:
+            msg = f"logic.front.constraint: no constraint is called {judged.constraint!r}"
+            raise ValueError(msg)
         if self.front is not None:
             if self.front.constraint not in self.constraints:
                 msg = f"front.constraint: no constraint is called {self.front.constraint!r}"
@@ -349,41 +325,5 @@ class Proof(Content):
     mismatches: Count
     max_difference: float
     files: Count | None = None
-    seconds: dict[str, NotNegative] = {}
-    tools: dict[str, str] = {}
-
-
-Model = TypeVar("Model", bound=Content)
-
-
-def read(run: RunFolder, name: str, model: type[Model]) -> Model:
-    """A checked file of a run folder.
-
-    Args:
-        run: the run folder.
-        name: of the file in it.
-        model: what it must hold.
-
-    Raises:
-        ValueError: the file is missing or broken; one line with the file, the key, what was got and what was wanted.
-
-    >>> read(RunFolder.open("runs/demo"), RESULT, Result).study  # doctest: +SKIP
-    'higgs-diphoton'
-    """
-    file = run.path / name
-    content = run.read_json(name)
-    try:
-        return model.model_validate(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        got = "" if first["type"] == "missing" else f", got {shortened(first['input'])}"
-        words = " ".join(first["msg"].removeprefix("Value error, ").split())
-        msg = f"{file}: {where}: {words}{got}" if where else f"{file}: {words}{got}"
-        raise ValueError(msg) from None
-
-
-def shortened(content: Any) -> str:
-    """The beginning of a thing's text, in one line."""
-    text = " ".join(repr(content).split())
-    return text if len(text) <= 60 else text[:57] + "..."
+    seconds: dict[str, NotNegative] = Field(default_factory=dict)
+    tools: dict[str, str] = Field(default_factory=dict)

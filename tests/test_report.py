@@ -20,22 +20,22 @@ from matplotlib.patches import StepPatch
 
 from diffhep import figures
 from diffhep.audit import AuditRow
+from diffhep.checked import Value
 from diffhep.io import RunFolder
+from diffhep.logic_figures import logic_front
 from diffhep.report import (
     agreement,
     best_cell,
     final_point,
-    number,
     over_budget,
     parameter_rows,
-    pm,
-    seconds,
     verdict,
     warnings,
     write_report,
 )
-from diffhep.result import Compared, Front, Grid, Proof, RateCurve, Result, Spectrum, Value
+from diffhep.result import Compared, Front, Grid, Proof, RateCurve, Result, Spectrum
 from diffhep.trigger import verify
+from diffhep.typeset import number, pm, seconds
 
 SECTIONS = """found significance ascent starts spectrum parameters constraints detector resolution front scan audit cost
     trigger turn-on rate fpga formats provenance timing versions""".split()  # noqa: SIM905
@@ -701,7 +701,7 @@ def drawings() -> dict[str, Any]:
             "Absorber [mm]",
             "Active [mm]",
         ),
-        "audit": (lambda ax: figures.gradient_audit(ax, r.audit), "difference", ""),
+        "audit": (lambda ax: figures.gradient_audit(ax, r.audit, 1e-6), "difference", ""),
         "turn_on": (lambda ax: figures.turn_on(ax, turn_on), "[GeV]", "efficiency"),
         "rate": (lambda ax: figures.rate_curve(ax, rate.initial, rate.final, budget=200.0), "[GeV]", "[Hz]"),
     }
@@ -723,15 +723,60 @@ def test_the_audit_shows_every_row_and_the_tolerance():
     rows = Result.model_validate(synthetic()).audit
     failed = rows[3].model_copy(update={"relative": 2e-3, "passed": False})
     exact = rows[4].model_copy(update={"relative": 0.0})
-    figures.gradient_audit(ax, [*rows[:3], failed, exact])
+    figures.gradient_audit(ax, [*rows[:3], failed, exact], 1e-6)
     labels = [label.get_text() for label in ax.get_yticklabels()]
     assert labels[0] == failed.name
     assert labels[-1] == exact.name
     lines = {str(line.get_label()): np.asarray(line.get_xdata()) for line in ax.get_lines()}
     assert lines["FAILED"].tolist() == [2e-3]
     assert lines["agrees"].size == 4
-    assert lines["tolerance $10^{-6}$"].tolist() == [1e-6, 1e-6]
+    assert lines["tolerance 1e-06"].tolist() == [1e-6, 1e-6]
     assert ax.get_xlim()[1] > 2e-3
+
+
+def with_logic() -> dict[str, Any]:
+    """A run whose trigger's words were part of the design."""
+    result = synthetic()
+    luts = {"value": 93.4, "initial": 229.5, "limit": 100.0, "unit": "LUT", "multiplier": 2e-3, "active": True}
+    result["constraints"]["luts"] = result["constraints"]["cost"] | luts
+    for point in result["front"]["points"]:
+        point["used"].append(93.4)
+    change = {"value": -0.012, "stderr": 0.004, "luts": -53.4}
+    words = [{"words": "inputs", "bits": 12, "fewer": change, "more": change | {"value": 0.0, "luts": 42.6}}]
+    points = [{"limit": 50.0 * n, "used": 45.0 * n, "value": 2.0 + 0.2 * n, "stderr": 0.05} for n in (3, 1, 2)]
+    return result | {
+        "audit_tolerance": 0.05,
+        "logic": {"luts": 93.4, "weights": 41, "words": words, "front": {"constraint": "luts", "points": points}},
+    }
+
+
+def test_what_a_bit_is_worth_is_in_the_report_of_a_run_that_learned_them(tmp_path):
+    classifier = {"schema": "diffhep trigger learned classifier", "layers": [{"weight": [[0.5]]}]}
+    run = make_run(tmp_path / "run", with_logic(), proof=PROOF, card=classifier)
+    page = Page(write_report(run))
+    assert {"logic", "words"} <= set(page.ids)
+    assert (run.path / "figures" / "logic.png").is_file()
+    assert f"inputs 12 {MINUS}0.0120 ± 0.0040 {MINUS}53.4" in page.text
+    assert "between the exported Verilog and the function in JAX" in page.text
+    assert "words" not in Page(write_report(make_run(tmp_path / "other", synthetic()))).ids
+
+
+def test_the_front_against_the_logic_is_in_the_order_of_what_is_used():
+    r, ax = Result.model_validate(with_logic()), Figure().add_subplot()
+    assert r.logic
+    assert r.logic.front
+    logic_front(ax, r.logic.front, [("final", 93.4, r.final.hard)], symbol="$Z$", unit="LUT")
+    assert "[LUT]" in ax.get_xlabel()
+    front = ax.get_lines()[0]
+    assert np.asarray(front.get_xdata()).tolist() == [45.0, 90.0, 135.0]
+    np.testing.assert_allclose(np.asarray(front.get_ydata()), [2.2, 2.4, 2.6])
+
+
+def test_a_front_of_an_unknown_constraint_is_refused(tmp_path):
+    content = with_logic()
+    content["logic"]["front"]["constraint"] = "flip-flops"
+    with pytest.raises(ValueError, match=r"logic\.front\.constraint: no constraint is called 'flip-flops'"):
+        write_report(make_run(tmp_path / "run", content))
 
 
 def test_a_dominated_point_is_not_on_the_front():

@@ -12,6 +12,7 @@ from diffhep.gates import AbstractGate, Soft
 from diffhep.parameters import Scalar
 from diffhep.stage import AbstractStage
 from diffhep.trigger.classifier import DenseClassifier
+from diffhep.trigger.learned_classifier import LearnedClassifier
 from diffhep.trigger.quantised import EmulatedClassifier, QuantisedClassifier
 
 TRIGGER_SUMS = 4  # coarse sums a candidate's readout groups are added up to
@@ -47,7 +48,7 @@ class DiphotonMenu(AbstractStage):
 
     leading: Scalar
     subleading: Scalar
-    classifier: DenseClassifier | QuantisedClassifier | EmulatedClassifier
+    classifier: DenseClassifier | QuantisedClassifier | EmulatedClassifier | LearnedClassifier
     energy_gate: AbstractGate = Soft(0.5)
     score_gate: AbstractGate = Soft(0.25)
 

@@ -24,7 +24,7 @@ from diffhep.trigger.labelled import Labelled
 from diffhep.trigger.learned_classifier import LearnedClassifier
 from diffhep.trigger.learning import FrontMember, Split, measured
 from diffhep.trigger.lowering import Words
-from diffhep.trigger.project import CARD, check_free, new_folder, tool_versions, write_json
+from diffhep.trigger.project import CARD, DEFAULT_PART, check_free, new_folder, tool_versions, write_json
 from diffhep.trigger.resources import ebops, lut_model
 from diffhep.trigger.rtl import export_rtl
 from diffhep.trigger.synthesis import synthesised
@@ -273,7 +273,53 @@ def export_training(
     Raises:
         ValueError: the folder holds no trained network, the new one something, or a setting is not usable.
     """
-    exported, card = read_exported(folder), read_json(Path(folder) / CARD)
+    card = read_json(Path(folder) / CARD)
+    timing = {"clock_period_ns": clock_period_ns, "levels_per_stage": levels_per_stage}
+    return _write_project(read_exported(folder), card, output, **timing)
+
+
+def export_network(
+    network: LearnedClassifier,
+    output: str | Path,
+    origin: dict[str, Any],
+    *,
+    clock_period_ns: float = 5.0,
+    levels_per_stage: int | None = 5,
+) -> dict[str, Any]:
+    """Write a classifier of learned formats and its Verilog to a new folder; returns its card.
+
+    Args:
+        network: frozen.
+        output: the new folder, which `verify_training` can prove.
+        origin: for the card: where the network comes from.
+        clock_period_ns: target clock period [ns].
+        levels_per_stage: adders between two registers; None for logic without a clock.
+
+    Raises:
+        ValueError: the folder holds something, a setting is not usable, or da4ml is missing.
+    """
+    exported = logits_of(network)
+    card = {
+        "schema": SCHEMA,
+        "version": VERSION,
+        **origin,
+        "settings": {"firmware": {"part": DEFAULT_PART}},
+        "luts_model": float(lut_model().luts(network)),
+        "versions": tool_versions(TOOLS),
+    }
+    timing = {"clock_period_ns": clock_period_ns, "levels_per_stage": levels_per_stage}
+    return _write_project(exported, card, output, **timing)
+
+
+def _write_project(
+    exported: Exported,
+    card: dict[str, Any],
+    output: str | Path,
+    *,
+    clock_period_ns: float,
+    levels_per_stage: int | None,
+) -> dict[str, Any]:
+    """A new folder with a network, its Verilog and its card, which says nothing of another clock's logic."""
     check_free(Path(output))
     with new_folder(Path(output)) as unfinished:
         unfinished.mkdir()
@@ -286,9 +332,11 @@ def export_training(
             part=card["settings"]["firmware"]["part"],
             metadata={"classifier": exported.sha256},
         )
-        # what was counted and proved was the logic of another clock
-        card["resources"] = {name: rtl[name] for name in ("levels", "latency_cycles", "latency_ns")}
-        card |= {"proof": None, "sha256": {"classifier": exported.sha256, "rtl": rtl["sha256"]}}
+        card = card | {
+            "resources": {name: rtl[name] for name in ("levels", "latency_cycles", "latency_ns")},
+            "proof": None,
+            "sha256": {"classifier": exported.sha256, "rtl": rtl["sha256"]},
+        }
         write_json(unfinished / exported.file, exported.content)
         write_json(unfinished / CARD, card)
     return card

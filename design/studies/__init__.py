@@ -7,7 +7,7 @@ from diffhep.design.config import STUDIES as STUDIES
 from diffhep.design.study import AbstractStudy
 
 HOMES = {
-    "higgs-diphoton": ("higgs_diphoton", "HiggsDiphoton"),
+    "higgs-diphoton": ("higgs_diphoton", "higgs_diphoton"),
     "ecal-resolution": ("ecal_resolution", "EcalResolution"),
     "ecal-layers": ("ecal_layers", "EcalLayers"),
     "tracker-momentum": ("tracker", "TrackerMomentum"),

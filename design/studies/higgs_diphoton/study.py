@@ -73,22 +73,21 @@ class HiggsDiphoton(AbstractStudy):
             jnp.linspace(a.mass_low, a.mass_high, a.bins + 1), a.energy_scale, a.leading_ratio, a.subleading_ratio
         )
         self.network_key = jr.key(settings.search.seed)
-        b = settings.budget
-        self.problem = Problem(
-            self.evaluate,
-            (self.spectrum, self.data),
-            (
-                Constraint("cost", b.cost, "cost unit"),
-                Constraint("depth", b.depth, "mm"),
-                Constraint("rate", b.rate, "Hz"),
-            ),
-        )
+        self.problem = Problem(self.evaluate, (self.spectrum, self.data), self.constraints())
         self.judges = {relaxed: measure_with_error(self.judged(relaxed=relaxed)) for relaxed in (True, False)}
+
+    def constraints(self) -> tuple[Constraint, ...]:
+        """The budgets."""
+        b = self.settings.budget
+        return (
+            Constraint("cost", b.cost, "cost unit"),
+            Constraint("depth", b.depth, "mm"),
+            Constraint("rate", b.rate, "Hz"),
+        )
 
     def untrained(self) -> Experiment:
         """The initial layout with random networks."""
         c, t = self.settings.calorimeter, self.settings.trigger
-        tagger, classifier = jr.split(self.network_key)
         calorimeter = SamplingCalorimeter(
             Param(c.absorber, unit="mm", role="geometry", bounds=(0.3, 20.0)),
             Param(c.active, unit="mm", role="geometry", bounds=(0.3, 20.0)),
@@ -105,20 +104,29 @@ class HiggsDiphoton(AbstractStudy):
         menu = DiphotonMenu(
             Param(t.leading, unit="GeV", role="threshold", bounds=(18.0, 100.0)),
             Param(t.subleading, unit="GeV", role="threshold", bounds=(14.0, 80.0)),
-            # constants, so that every design has the same: fractions spread by about 1/2 around 1/4, pt around 48 GeV
-            DenseClassifier.init(
-                (TRIGGER_SUMS + 1, t.hidden, 1),
-                key=classifier,
-                exponents=(-1,) * TRIGGER_SUMS + (0,),
-                offsets=(0.5,) * TRIGGER_SUMS + (0.75,),
-            ),
+            self.first_classifier(),
         )
+        key = jr.split(self.network_key)[0]
         return Experiment(
             calorimeter,
-            PhotonTagger.init(c.readouts, width=self.settings.analysis.tagger_width, key=tagger),
+            PhotonTagger.init(c.readouts, width=self.settings.analysis.tagger_width, key=key),
             menu,
             Param(0.0, unit="logit", role="threshold"),
             Nuisances(*(Param(0.0, unit="sigma", role="nuisance", frozen=True) for _ in range(2))),
+        )
+
+    def first_classifier(self) -> Any:
+        """The trigger's classifier before any training."""
+        return self.random_classifier()
+
+    def random_classifier(self) -> DenseClassifier:
+        """A network of random weights in floating point."""
+        return DenseClassifier.init(
+            (TRIGGER_SUMS + 1, self.settings.trigger.hidden, 1),
+            key=jr.split(self.network_key)[1],
+            # constants, so that every design has the same: fractions spread by about 1/2 around 1/4, pt around 48 GeV
+            exponents=(-1,) * TRIGGER_SUMS + (0,),
+            offsets=(0.5,) * TRIGGER_SUMS + (0.75,),
         )
 
     def affordable_layers(self) -> float:
@@ -137,8 +145,11 @@ class HiggsDiphoton(AbstractStudy):
         spectrum, data = context
         resolved = resolve(design)
         t = templates(resolved, spectrum, data, decisions)
-        cost, depth = self.geometry_use(resolved.calorimeter)
-        return Outcome(significance(spectrum, t), jnp.stack([cost, depth, t.rate])), t
+        return Outcome(significance(spectrum, t), jnp.stack(self.used(resolved, t))), t
+
+    def used(self, resolved: Experiment, t: Templates) -> list[Array]:
+        """Use of each constraint by an experiment whose Params are resolved."""
+        return [*self.geometry_use(resolved.calorimeter), t.rate]
 
     def evaluate(self, design: Experiment, context: Context) -> Outcome:
         """Relaxed, with common random numbers."""
@@ -217,17 +228,17 @@ class HiggsDiphoton(AbstractStudy):
             input_format=INPUT_FORMAT,
             weight_bits=t.weight_bits,
             activation_bits=t.activation_bits,
-            calibration_inputs=self.calibration_inputs(design),
+            calibration_inputs=jnp.concatenate(self.classifier_inputs(design)),
         )
 
-    def calibration_inputs(self, design: Experiment) -> Array:
-        """What the classifier sees of the jets and the signal of the design sample."""
+    def classifier_inputs(self, design: Experiment) -> list[Array]:
+        """What the classifier sees of the jets, and of the signal, of the design sample."""
         resolved = resolve(design)
         inputs = []
         for events, noise in ((self.data.jets, self.data.noise["jets"]), self.data.signal()):
             photons = measured(resolved, self.spectrum, events, noise)
             inputs.append(trigger_features(photons).reshape(-1, TRIGGER_SUMS + 1))
-        return jnp.concatenate(inputs)
+        return inputs
 
     def settle(self, design: Experiment) -> Experiment:
         """Both thresholds moved together, as little as possible, until the hard rate meets its budget."""
