@@ -180,7 +180,8 @@ class Run:
         for done in range(int(state.step[0]), steps, CHUNK):
             began = time.perf_counter()
             state, outcome = climb.advance(state, limits, mobile)
-            history[done : done + CHUNK, :, 0] = np.asarray(outcome.objective)
+            # a start may lose all of its events: it counts for nothing, and the others go on
+            history[done : done + CHUNK, :, 0] = np.nan_to_num(np.asarray(outcome.objective), nan=0.0)
             history[done : done + CHUNK, :, 1:] = np.asarray(outcome.used)
             self.timing.setdefault("first_chunk", time.perf_counter() - began)
             self.folder.save_tree(file, (state, history))
@@ -197,7 +198,7 @@ class Run:
             if self.folder.has(name):
                 design, objective, use = self.folder.load_tree(name, blank)
             else:
-                p = self.polish(self.study.discretised(ascended.design(index)), tolerance=self.searching)
+                p = self.polish_start(ascended.design(index))
                 design, objective, use = p.design, np.array(p.objective), p.used
                 self.folder.save_tree(name, (design, objective, use))
             designs.append(design)
@@ -205,6 +206,13 @@ class Run:
             used.append(use)
             self.progress("exact optima", (index + 1) / lanes)
         return Starts(designs, np.array(objectives), np.array(used) / self.study.problem.limits - 1)
+
+    def polish_start(self, design: PyTree) -> Polished:
+        """One of them; a design without an objective stays what it is, and outside of every budget."""
+        if not np.isfinite(float(self.study.problem.outcome(design, self.study.problem.context).objective)):
+            nothing = np.full(len(self.study.problem.limits), np.inf)
+            return Polished(design, 0.0, nothing, False, "no objective")
+        return self.polish(self.study.discretised(design), tolerance=self.searching)
 
     def settle_integers(self, starts: Starts) -> PyTree:
         """The best exact optimum over integer values next to the relaxed ones."""

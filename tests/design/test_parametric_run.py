@@ -2,6 +2,7 @@
 
 import json
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,8 +13,13 @@ from diffhep.design.config import STUDIES
 from diffhep.design.design_file import read_design
 from diffhep.design.exact import with_values
 from diffhep.design.front import hypervolume
+from diffhep.design.optimise import optimise_study
+from diffhep.design.problem import Outcome
 from diffhep.design.studies import open_study
-from diffhep.parameters import named_params
+from diffhep.design.studies.ecal_resolution import EcalResolution
+from diffhep.io import RunFolder
+from diffhep.parameters import named_params, resolve
+from diffhep.report import write_report
 from tests.killing import kill_at
 
 SMALL = ("--search.starts=10", "--search.pareto=30", "--search.grid=3", "--search.steps=40")
@@ -121,6 +127,30 @@ def test_a_killed_run_goes_on_and_ends_the_same(run, tmp_path, capsys):
     # times, and how often a process that did less had to compile
     times = ("timing", "gradient_cost_ratio", "compilations")
     assert {k: v for k, v in result.items() if k not in times} == {k: v for k, v in run[1].items() if k not in times}
+
+
+class Losing(EcalResolution):
+    """The study with a region in which there is no detector, and a start in the middle of it."""
+
+    def evaluate(self, design, context):
+        out = super().evaluate(design, context)
+        lost = resolve(design).absorber > 15.0
+        return Outcome(jnp.where(lost, jnp.nan, 1.0) * out.objective, out.used)
+
+    def start(self, initial, *, key):
+        return eqx.tree_at(lambda s: s.absorber, initial, initial.absorber.at(18.0))
+
+
+def test_a_start_that_has_lost_everything_does_not_stop_the_others(tmp_path):
+    settings = STUDIES["ecal-resolution"](search={"starts": 3, "steps": 20, "pareto": 0, "grid": 0})
+    config = {"study": "ecal-resolution", "settings": settings.model_dump(mode="json")}
+    folder = RunFolder.create(tmp_path / "run", config)
+    result = optimise_study(Losing(settings), folder, lambda phase, done: None)
+    assert list(result["starts"]["within_budget"]) == [True, False, False]
+    assert result["starts"]["objectives"][0] > 0
+    assert list(result["starts"]["objectives"][1:]) == [0.0, 0.0]
+    assert 1 / result["final"]["hard"]["value"] == pytest.approx(1.8022, abs=5e-4)
+    assert write_report(folder).is_file()
 
 
 def test_a_design_of_another_study_is_refused(run, capsys):

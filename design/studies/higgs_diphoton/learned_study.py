@@ -45,6 +45,8 @@ class HiggsDiphotonLearned(HiggsDiphoton):
     # the classifier passes or rejects whole groups of candidates at once: further from where the ascent led, the exact
     # steps find designs that leave no background in this sample
     reach = 0.2
+    # events that cross the edge of a word are small jumps, below which there is nothing to be solved
+    solver_steps = 15
     # of derivatives through rounded words, whose difference quotients have a noise
     audit_tolerance = 0.05
     estimator = "soft cuts and rounded words, straight through, while optimising; hard cuts when judging"
