@@ -66,7 +66,7 @@ samples: $(VENV)/.ok             ## make the shipped samples again with Pythia 8
 
 lock: $(VENV)/.ok                ## rewrite requirements.lock after a change in pyproject.toml
 	$(BIN)/uv pip compile -q --universal --no-emit-index-url --no-emit-find-links --no-header --no-annotate \
-	    --python-version 3.11 --group dev --extra pythia --extra jets --extra geant4 --extra fpga pyproject.toml -o requirements.lock >/dev/null
+	    --python-version 3.11 --group dev --extra pythia --extra jets --extra geant4 --extra fpga --extra timing pyproject.toml -o requirements.lock >/dev/null
 
 clean:                           ## remove .venv and everything that was built
 	rm -rf $(VENV) $(PEERS) dist .pytest_cache .ruff_cache .hypothesis

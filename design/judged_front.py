@@ -66,7 +66,9 @@ def judged_front(
             judged = study.judge(built, relaxed=False)
             rows.append({"limit": limit, "used": judged[study.traded].value, **judged["objective"].summary()})
             progress(f"front of {study.traded}", (begin + i + 1) / points)
-    return {"constraint": study.traded, "points": [row for row in rows if np.isfinite(row["value"])]}
+    # with hardly any event left there is no fit, or no error of it
+    there = [row for row in rows if np.isfinite(row["value"]) and np.isfinite(row["stderr"])]
+    return {"constraint": study.traded, "points": there}
 
 
 def held(trainable: PyTree, names: tuple[str, ...]) -> PyTree:

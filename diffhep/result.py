@@ -122,12 +122,12 @@ class Change(Value):
 
 
 class WordsWorth(Content):
-    """What a bit of some words is worth."""
+    """What a bit of some words is worth; None where nothing is left to fit."""
 
     words: str
     bits: Count
-    fewer: Change
-    more: Change
+    fewer: Change | None
+    more: Change | None
 
 
 class Logic(Content):

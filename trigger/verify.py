@@ -62,6 +62,7 @@ def verify(
     seed: int = 0,
     inputs: Float[np.ndarray, "event in"] | None = None,
     synthesis: bool = True,
+    timing: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Compare the C simulation of an exported project, and its Verilog if it has any, with integer arithmetic.
@@ -75,14 +76,15 @@ def verify(
         seed: of the random inputs.
         inputs: events to be compared in addition, features in their units.
         synthesis: also count the lookup tables and flip-flops of the Verilog with yosys, where it is installed.
+        timing: also place and route the Verilog with nextpnr, where it is installed; a minute or two.
         progress: called with one line of text before each step.
 
     Returns:
         `inputs` (events compared), `outputs` (words compared), `mismatches` (words on which not all ways agree),
         `max_difference` (largest difference of two ways, in units of the logit), `comparisons` (words that differ, for
-        each two of jax, hls and rtl), `files` (generated files found unaltered), `synthesis` (of the Verilog, or None),
-        `missing` (programs that are not there, and how to get them: what needs them was left out), `seconds` (of each
-        step) and `tools` (versions).
+        each two of jax, hls and rtl), `files` (generated files found unaltered), `synthesis` and `timing` (of the
+        Verilog, or None), `missing` (programs that are not there, and how to get them: what needs them was left out),
+        `seconds` (of each step) and `tools` (versions).
 
     Raises:
         ValueError: the folder is no exported project or was altered, g++ is missing or fails, `inputs` do not fit, or
@@ -116,7 +118,7 @@ def verify(
         with timed(seconds, "compile"):
             program = compile_simulation(build, compiler, card["name"], model)
         if logic is not None:
-            missing |= logic.build(compiler, synthesis=synthesis)
+            missing |= logic.build(compiler, synthesis=synthesis, timing=timing)
         total = n + (0 if extra is None else len(extra))
         for scaled in batches(model, n, seed, extra):
             say(f"comparing inputs {done + 1} to {done + len(scaled)} of {total}")
@@ -138,6 +140,7 @@ def verify(
         "comparisons": tally.comparisons,
         "files": files,
         "synthesis": None if logic is None else logic.synthesis,
+        "timing": None if logic is None else logic.timing,
         "missing": missing,
         "seconds": {step: round(value, 3) for step, value in seconds.items()},
         "tools": {package: version(package) for package in tools} | {"g++": gxx_version(compiler)},

