@@ -15,6 +15,7 @@ from diffhep.design.exact import with_values
 from diffhep.design.front import hypervolume
 from diffhep.design.optimise import optimise_study
 from diffhep.design.problem import Outcome
+from diffhep.design.reference_config import EcalResolutionSettings
 from diffhep.design.studies import open_study
 from diffhep.design.studies.ecal_resolution import EcalResolution
 from diffhep.io import RunFolder
@@ -142,7 +143,8 @@ class Losing(EcalResolution):
 
 
 def test_a_start_that_has_lost_everything_does_not_stop_the_others(tmp_path):
-    settings = STUDIES["ecal-resolution"](search={"starts": 3, "steps": 20, "pareto": 0, "grid": 0})
+    search = {"starts": 3, "steps": 20, "pareto": 0, "grid": 0}
+    settings = EcalResolutionSettings.model_validate({"search": search})
     config = {"study": "ecal-resolution", "settings": settings.model_dump(mode="json")}
     folder = RunFolder.create(tmp_path / "run", config)
     result = optimise_study(Losing(settings), folder, lambda phase, done: None)
