@@ -81,6 +81,21 @@ class LayersSettings(Settings):
     processes: int = Field(default=1, ge=1, description="of Geant4 at once [count]")
 
 
+class RefinementSettings(Settings):
+    """Rounds in which the surrogate is trained on at its own optimum, until Geant4 confirms it there."""
+
+    rounds: int = Field(default=0, ge=0, description="of training at most; they want calorimeter.geant4 [count]")
+    showers: int = Field(default=6000, ge=200, description="of Geant4 around the optimum, each round [count]")
+    steps: int = Field(default=1000, ge=10, multiple_of=10, description="of training, each round [count]")
+    rate: float = Field(default=1e-3, gt=0, description="largest step size of Adam []")
+    replay: tuple[Path, ...] = Field(
+        default=(), description="files of showers that the surrogate was trained on; as many new general ones if none"
+    )
+    tolerance: float = Field(
+        default=0.03, gt=0, description="relative deviation from Geant4, with its error, that ends the rounds []"
+    )
+
+
 class LayersBudgetSettings(StackBudgetSettings):
     """What the calorimeter may use up."""
 
@@ -98,6 +113,7 @@ class EcalLayersSettings(Settings):
     """Thicknesses of a sampling calorimeter, layer by layer, with a learned surrogate of Geant4."""
 
     calorimeter: LayersSettings = LayersSettings()
+    refinement: RefinementSettings = RefinementSettings()
     budget: LayersBudgetSettings = LayersBudgetSettings()
     search: LayersSearchSettings = LayersSearchSettings()
 

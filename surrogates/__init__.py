@@ -37,6 +37,10 @@ if TYPE_CHECKING:
     from diffhep.surrogates.metrics import kernel_physics_distance as kernel_physics_distance
     from diffhep.surrogates.metrics import separation_power as separation_power
     from diffhep.surrogates.metrics import wasserstein as wasserstein
+    from diffhep.surrogates.refining import around as around
+    from diffhep.surrogates.refining import everywhere as everywhere
+    from diffhep.surrogates.refining import started as started
+    from diffhep.surrogates.refining import starting_point as starting_point
     from diffhep.surrogates.stack import Incidence as Incidence
     from diffhep.surrogates.stack import Stack as Stack
     from diffhep.surrogates.stack import incidence_of as incidence_of
@@ -83,6 +87,12 @@ HOMES = {
         "kernel_physics_distance",
         "separation_power",
         "wasserstein",
+    ),
+    "refining": (
+        "around",
+        "everywhere",
+        "started",
+        "starting_point",
     ),
     "stack": (
         "Incidence",

@@ -26,13 +26,15 @@ PACKAGES = ("diffhep", "jax", "equinox", "optax", "diffrax", "flowjax")
 def save_surrogate(
     run: RunFolder, surrogate: LayerSurrogate | VoxelSurrogate, settings: SurrogateSettings, samples: Sequence[Showers]
 ) -> dict[str, Any]:
-    """Write weights and card; returns the card. The samples are those of `settings.data`, in that order."""
+    """Write weights and card; returns the card. The samples are those of `settings.data`, then of `settings.replay`."""
     run.save_tree(WEIGHTS, surrogate)
     layers = surrogate.layers if isinstance(surrogate, VoxelSurrogate) else surrogate
     domain, stack = layers.domain, layers.stack
     what = "energies in the active layers of a sampling calorimeter, conditioned on energy, angle and thicknesses"
     if isinstance(surrogate, VoxelSurrogate):
         what = what.replace("layers", "layers, and their cells,")
+    names = [file.name for file in settings.data] or ["shipped"]
+    names += [file.name for file in settings.replay]
     card = {
         "what": what,
         "settings": settings.model_dump(mode="json"),
@@ -50,14 +52,39 @@ def save_surrogate(
         },
         "data": [
             {"file": name, "showers": part.size, "sha256": digest(part), "made_by": dict(part.config)}
-            for name, part in zip([file.name for file in settings.data] or ["shipped"], samples, strict=True)
+            for name, part in zip(names, samples, strict=True)
         ],
-        "weights": {"sha256": hashlib.sha256((run.path / WEIGHTS).read_bytes()).hexdigest()},
+        "started_from": settings.start_from and weights_of(folder_of(settings.start_from)),
+        "weights": weights_of(run.path),
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES}
         | {"python": platform.python_version()},
     }
     run.write_json(CARD, card)
     return card
+
+
+def folder_of(start: Path) -> Path:
+    """The folder that a `start_from` names."""
+    return SHIPPED if start == Path("shipped") else start
+
+
+def weights_of(folder: Path) -> dict[str, str]:
+    """A hash of the weights in a folder."""
+    return {"sha256": hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()}
+
+
+def settings_of(folder: str | Path) -> SurrogateSettings:
+    """The settings that a surrogate was trained with.
+
+    Raises:
+        ValueError: no surrogate in the folder, or not the card of one.
+    """
+    run = RunFolder(folder)
+    card = _card(run)
+    if "settings" not in card:
+        msg = f"{run.path / CARD}: not the card of a surrogate ('settings')"
+        raise ValueError(msg)
+    return settings_from(SurrogateSettings, card["settings"], source=str(run.path / CARD))
 
 
 def load_surrogate(folder: str | Path) -> LayerSurrogate:
@@ -92,14 +119,17 @@ def is_voxels(folder: str | Path) -> bool:
     return run.has(CARD) and run.read_json(CARD).get("cells") is not None
 
 
-def _load(folder: str | Path) -> LayerSurrogate | VoxelSurrogate:
-    run = RunFolder(folder)
+def _card(run: RunFolder) -> dict[str, Any]:
     if not run.has(CARD):
         msg = f"{run.path}: holds no surrogate ({CARD} is missing)"
         raise ValueError(msg)
-    card = run.read_json(CARD)
+    return run.read_json(CARD)
+
+
+def _load(folder: str | Path) -> LayerSurrogate | VoxelSurrogate:
+    run = RunFolder(folder)
+    card, settings = _card(run), settings_of(folder)
     try:
-        settings = settings_from(SurrogateSettings, card["settings"], source=str(run.path / CARD))
         stack = Stack(**card["stack"])
         tree = Tree(**card["cells"]) if card.get("cells") else None
         digest = card["weights"]["sha256"]
@@ -110,7 +140,7 @@ def _load(folder: str | Path) -> LayerSurrogate | VoxelSurrogate:
     if not weights.is_file():
         msg = f"{weights}: missing"
         raise ValueError(msg)
-    if hashlib.sha256(weights.read_bytes()).hexdigest() != digest:
+    if weights_of(run.path)["sha256"] != digest:
         msg = f"{weights}: not the weights that {CARD} describes (truncated or replaced)"
         raise ValueError(msg)
     return run.load_tree(WEIGHTS, empty_voxels(settings, stack, tree) if tree else empty_surrogate(settings, stack))

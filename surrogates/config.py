@@ -37,6 +37,9 @@ class ScheduleSettings(Settings):
     rows: int = Field(default=4096, ge=1, description="divisions a step of that network [count]")
     batch: int = Field(default=512, ge=1, description="showers a step, each in a stack of its own [count]")
     rate: float = Field(default=1e-3, gt=0, description="largest step size of Adam []")
+    replay: float = Field(
+        default=0.5, gt=0, lt=1, description="share of every step that are showers of `replay`, if there are any []"
+    )
     held_out: float = Field(default=0.1, gt=0, lt=1, description="share of the showers for the validation curve []")
     checkpoint: int = Field(default=1000, ge=1, description="steps between checkpoints; divides the others [count]")
     seed: int = Field(default=0, ge=0, description="of every random number []")
@@ -54,6 +57,13 @@ class SurrogateSettings(Settings):
     """A surrogate of the layer energies of a sampling calorimeter."""
 
     data: tuple[Path, ...] = Field(default=(), description="files of showers; the shipped sample if none is named")
+    start_from: Path | None = Field(
+        default=None,
+        description="folder of a surrogate to train on from, or shipped; random weights if none. It brings its network",
+    )
+    replay: tuple[Path, ...] = Field(
+        default=(), description="files of showers that keep what it knows: those that it was trained on before"
+    )
     threshold: float = Field(default=1e-5, gt=0, description="energy below which a layer counts as empty [GeV]")
     network: NetworkSettings = NetworkSettings()
     schedule: ScheduleSettings = ScheduleSettings()

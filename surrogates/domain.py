@@ -35,6 +35,10 @@ class Domain(eqx.Module):
         ]
         return jnp.max(jnp.stack(jnp.broadcast_arrays(*worst)), axis=0)
 
+    def including(self, other: "Domain") -> "Domain":
+        """Ranges that hold those of both."""
+        return Domain(jnp.minimum(self.low, other.low), jnp.maximum(self.high, other.high))
+
     def contains(self, x: Incidence) -> Bool[Array, "*shape"]:
         """Whether a request is one of interpolation."""
         return self.excess(x) <= MARGIN

@@ -1,10 +1,12 @@
 """From showers to a surrogate: the autoregressive one at once, the others in phases.
 
-Those are mean and width, then the generative network, then perhaps its student.
+Those are mean and width, then the generative network, then perhaps its student. A training starts from random weights,
+or goes on from those of a surrogate.
 
 Every phase saves its state with orbax; a training that was killed goes on from there and ends bit for bit the same.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -21,9 +23,9 @@ from diffhep.surrogates.autoregressive import AutoregressiveSurrogate
 from diffhep.surrogates.chain import Chain
 from diffhep.surrogates.chain import surprise as chain_surprise
 from diffhep.surrogates.checkpoints import Checkpoints
-from diffhep.surrogates.config import SurrogateSettings
+from diffhep.surrogates.config import ScheduleSettings, SurrogateSettings
 from diffhep.surrogates.coordinates import cut, fill_empty, to_coordinates
-from diffhep.surrogates.domain import domain_of
+from diffhep.surrogates.domain import Domain, domain_of
 from diffhep.surrogates.flow_matching import FlowMatching, OneStep
 from diffhep.surrogates.generator import AbstractGenerator, context_of
 from diffhep.surrogates.kinds import empty_surrogate
@@ -31,6 +33,7 @@ from diffhep.surrogates.moments import Moments, surprise
 from diffhep.surrogates.stack import Guess, Incidence, Stack, guess, incidence_of, stack_of
 from diffhep.surrogates.surrogate import LayerSurrogate
 from diffhep.surrogates.training import Training
+from diffhep.surrogates.validation import check_stack
 from diffhep.surrogates.whitened import WhitenedSurrogate
 
 Progress = Callable[[str, float], None]
@@ -59,6 +62,8 @@ def fit_surrogate(
     settings: SurrogateSettings,
     showers: Showers,
     *,
+    start: LayerSurrogate | None = None,
+    replay: Showers | None = None,
     run: RunFolder | None = None,
     progress: Progress | None = None,
 ) -> LayerSurrogate:
@@ -67,21 +72,32 @@ def fit_surrogate(
     Args:
         settings: the training.
         showers: what it is trained on; a share of them is held out for the validation curve.
+        start: the surrogate whose weights are trained on, of the kind and size that the settings say; its domain grows
+            by the showers. Random weights if None.
+        replay: showers that are a share of every step, so that what `start` knows is kept.
         run: where checkpoints and the curve go; a run that was killed goes on. None keeps everything in memory.
         progress: called with phase and fraction done.
 
     Raises:
-        ValueError: too few showers, several kinds of particle, layers read out together, a broken checkpoint.
+        ValueError: too few showers, several kinds of particle, layers read out together, showers of another stack than
+            that of `start`, a broken checkpoint.
     """
     if showers.size < MINIMUM:
         msg = f"showers: at least {MINIMUM} are wanted to train on, got {showers.size}"
         raise ValueError(msg)
-    untrained = empty_surrogate(settings, stack_of(showers, settings.threshold), domain_of(showers))
+    every = [showers] if replay is None else [showers, replay]
+    domains = [domain_of(part) for part in every] + ([start.domain] if start else [])
+    domain = functools.reduce(Domain.including, domains)
+    if start:
+        untrained = eqx.tree_at(lambda s: s.domain, start, domain)
+    else:
+        untrained = empty_surrogate(settings, stack_of(showers, settings.threshold), domain)
+    for part in every:
+        check_stack(untrained, part)
     stack, schedule = untrained.stack, settings.schedule
     key = jr.key(schedule.seed)
-    order = np.random.default_rng(schedule.seed).permutation(showers.size)
-    kept = showers.size - max(1, round(schedule.held_out * showers.size))
-    parts = [observe(stack, showers[np.sort(rows)]) for rows in (order[:kept], order[kept:])]
+    both = [parted(stack, part, schedule) for part in every]
+    parts = both[0] if replay is None else [mixed(new, old, schedule) for new, old in zip(*both, strict=True)]
     phase = Phases(settings, run, progress)
 
     if isinstance(untrained, AutoregressiveSurrogate):
@@ -95,6 +111,22 @@ def fit_surrogate(
         return eqx.tree_at(lambda s: s.network, untrained, chain)
     assert isinstance(untrained, WhitenedSurrogate)
     return _fit_whitened(untrained, settings, parts, phase, key)
+
+
+def parted(stack: Stack, showers: Showers, schedule: ScheduleSettings) -> list[Batch]:
+    """What is trained on, and what is held out."""
+    order = np.random.default_rng(schedule.seed).permutation(showers.size)
+    kept = showers.size - max(1, round(schedule.held_out * showers.size))
+    return [observe(stack, showers[np.sort(rows)]) for rows in (order[:kept], order[kept:])]
+
+
+def mixed(new: Batch, replay: Batch, schedule: ScheduleSettings) -> Batch:
+    """Both in random order, the rows of one of them again and again, so that the replay has its share."""
+    sizes, shares = [len(batch.layers) for batch in (new, replay)], (1 - schedule.replay, schedule.replay)
+    total = max(n / share for n, share in zip(sizes, shares, strict=True))
+    rows = [np.resize(np.arange(n), round(total * share)) for n, share in zip(sizes, shares, strict=True)]
+    rows = np.random.default_rng(schedule.seed).permutation(np.concatenate([rows[0], sizes[0] + rows[1]]))
+    return jax.tree.map(lambda *values: jnp.concatenate(values)[rows], new, replay)
 
 
 def _fit_whitened(

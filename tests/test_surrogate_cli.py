@@ -42,6 +42,26 @@ def test_a_run_folder_holds_card_curve_and_picture(folder):
     assert [json.loads(line)["phase"] for line in lines] == ["moments", "generator"]
 
 
+def test_training_goes_on_from_the_weights_of_another(folder, capsys):
+    some, new = str(folder / "some.npz"), folder / "further"
+    args = ["surrogate", "train", "-o", str(new), "--start-from", str(folder / "run"), "--data", some, "--replay", some]
+    steps = [word for word in QUICK if word.startswith("--schedule")]
+    assert main([*args, *steps, "--json"]) == 0
+    card = json.loads(capsys.readouterr().out)["card"]
+    first = json.loads((folder / "run" / "card.json").read_text())
+    # kind and widths are those of the surrogate that it starts from
+    assert card["settings"]["network"] == first["settings"]["network"]
+    assert card["started_from"] == first["weights"] != card["weights"]
+    assert [row["file"] for row in card["data"]] == ["some.npz", "some.npz"]
+    # killed after its last checkpoint, it ends the same
+    (new / "card.json").unlink()
+    assert main(["surrogate", "train", "-o", str(new), "--resume", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["card"]["weights"] == card["weights"]
+    other = ["surrogate", "train", "-o", str(folder / "x"), "--start-from", "shipped", "--network.width=16"]
+    assert "brings its network" in said(capsys, other)
+    assert not (folder / "x").exists()
+
+
 def test_validation_prints_one_json_object(folder, capsys):
     assert main(["surrogate", "validate", str(folder / "run"), "--data", str(folder / "some.npz"), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)

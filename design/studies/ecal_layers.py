@@ -3,11 +3,15 @@ r"""Thicknesses of a sampling calorimeter, group by group, with a surrogate of G
 Electrons of several energies E; every layer's energy over its minimum-ionising sampling fraction, summed, is what is
 measured. The objective is one over the mean of $\sigma/E \cdot \sqrt{E}$ over the energies, under budgets of cost and
 depth. The optimiser sees the surrogate's showers, for random numbers that do not change; the design is judged by
-fresh ones, or, with `calorimeter.geant4`, by full simulation, which the surrogate has not seen.
+fresh ones, or, with `calorimeter.geant4`, by full simulation, which the surrogate has not seen. An optimiser finds the
+stacks for which the surrogate flatters most: with `refinement.rounds` it is trained on there first (`ecal_rounds`).
 """
 
-from collections.abc import Mapping
+import dataclasses
+import hashlib
+from collections.abc import Callable, Mapping
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import equinox as eqx
@@ -21,6 +25,10 @@ from diffhep.design.honest import Measured, measure_with_error
 from diffhep.design.parametric import ParametricStudy
 from diffhep.design.problem import Constraint, Outcome
 from diffhep.design.reference_config import EcalLayersSettings
+from diffhep.design.studies.ecal_rounds import Rounds
+from diffhep.design.study import Report
+from diffhep.generate.geant4 import SamplingCalorimeter, generate_each, simulate_each, unfinished
+from diffhep.io import RunFolder, read_showers
 from diffhep.parameters import Param, Scalar, resolve
 from diffhep.surrogates import Incidence, LayerSurrogate, load_surrogate, shipped_surrogate
 from diffhep.surrogates.stack import MATERIALS
@@ -56,6 +64,9 @@ class EcalLayers(ParametricStudy):
         if layers % s.groups:
             msg = f"calorimeter.groups: {s.groups} does not divide the {layers} layers of the surrogate"
             raise ValueError(msg)
+        if settings.refinement.rounds and not s.geant4:
+            msg = "refinement.rounds: Geant4 judges them; say with how many showers (calorimeter.geant4)"
+            raise ValueError(msg)
         low, high = (np.asarray(x, dtype=float) for x in (self.surrogate.domain.low, self.surrogate.domain.high))
         if not (low[0] <= min(s.energies) and max(s.energies) <= high[0]):
             msg = f"calorimeter.energies: the surrogate knows {low[0]:g} to {high[0]:g} GeV, got {s.energies}"
@@ -63,18 +74,32 @@ class EcalLayers(ParametricStudy):
         margin = INSIDE * (high - low)
         self.bounds = [(float(low[i] + margin[i]), float(high[i] - margin[i])) for i in (2, 3)]
         first, self.fresh = jr.split(jr.key(settings.search.seed))
+        self.folder: RunFolder | None = None
+        self.rounds: Mapping[str, Any] = {}
         # arrays are arguments of what is compiled; functions are not
         self.weights, self.rest = eqx.partition(self.surrogate, eqx.is_array)
-        context = (self.weights, self.draw(first))
+        context = (self.weights, self.draw(first, s.showers))
         self.judged = measure_with_error(self.weighted)
         budget = settings.budget
         constraints = (Constraint("cost", budget.cost, "cost unit"), Constraint("depth", budget.depth, "mm"))
         super().__init__(settings, constraints, context)
 
-    def draw(self, key: Array) -> Float[Array, "energy shower noise"]:
-        """Standard normal numbers for the showers of every energy."""
-        s = self.settings.calorimeter
-        return jr.normal(key, (len(s.energies), s.showers, self.surrogate.noise_size))
+    def draw(self, key: Array, showers: int) -> Float[Array, "energy shower noise"]:
+        """Standard normal numbers for so many showers of every energy."""
+        return jr.normal(key, (len(self.settings.calorimeter.energies), showers, self.surrogate.noise_size))
+
+    def get_ready(self, folder: RunFolder, progress: Report) -> None:
+        """Train the surrogate on where it is wanted, if asked for; Geant4's showers are kept from now on."""
+        self.folder = folder
+        if self.settings.refinement.rounds:
+            self.rounds = Rounds(self, folder, progress).run()
+
+    def exchange(self, surrogate: LayerSurrogate) -> None:
+        """Take another surrogate of the same kind in place of the present one."""
+        self.surrogate = surrogate.in_double()
+        self.weights, _ = eqx.partition(self.surrogate, eqx.is_array)
+        context = (self.weights, self.problem.context[1])
+        self.problem = dataclasses.replace(self.problem, context=context, traces={})
 
     def layout(self) -> Groups:
         """All groups alike."""
@@ -131,8 +156,9 @@ class EcalLayers(ParametricStudy):
 
     def judge(self, design: Groups, *, relaxed: bool) -> Mapping[str, Measured]:
         """On fresh showers of the surrogate, or of Geant4 if hard and asked for."""
-        if relaxed or not self.settings.calorimeter.geant4:
-            energies = self.replay(design, self.weights, self.draw(self.fresh))
+        s = self.settings.calorimeter
+        if relaxed or not s.geant4:
+            energies = self.replay(design, self.weights, self.draw(self.fresh, max(s.showers, s.geant4)))
         else:
             energies = self.full_simulation(design)
         return self.judged(design, {"showers": energies.size}, energies)
@@ -142,28 +168,54 @@ class EcalLayers(ParametricStudy):
         """`simulated`, compiled."""
         return jax.jit(self.simulated)
 
-    def full_simulation(self, design: Groups) -> Float[Array, "energy shower"]:
-        """Measured energies of Geant4's showers."""
-        from diffhep.generate.geant4 import SamplingCalorimeter, simulate_each
+    def geant4_seed(self, *purpose: int) -> int:
+        """A seed for full simulation, another one for every purpose."""
+        return int(np.random.SeedSequence([self.settings.search.seed, *purpose]).generate_state(1)[0])
 
+    def full_simulation(
+        self, design: Groups, *, number: int = 0, progress: Callable[[float], None] | None = None
+    ) -> Float[Array, "energy shower"]:
+        """Measured energies of Geant4's showers: in a run, from the file of them if there is one.
+
+        Args:
+            design: the stack.
+            number: of the judgement; every one has seeds of its own.
+            progress: called with the fraction done; a bar if None.
+        """
         s, stack = self.settings.calorimeter, self.surrogate.stack
         absorber, active = (np.asarray(t) for t in self.thicknesses(design))
-        showers = simulate_each(
-            SamplingCalorimeter(stack.layers, stack.absorber, stack.active, absorber_energy=False),
-            energy=np.repeat(s.energies, s.geant4),
-            absorber_thickness=absorber,
-            active_thickness=active,
-            seed=self.settings.search.seed,
-            processes=s.processes,
-        )
+        given: dict[str, Any] = {
+            "energy": np.repeat(s.energies, s.geant4),
+            "absorber_thickness": absorber,
+            "active_thickness": active,
+            "particle": np.array(stack.pdg_id),
+            "seed": self.geant4_seed(number),
+            "processes": s.processes,
+            "progress": progress or True,
+        }
+        calorimeter = SamplingCalorimeter(stack.layers, stack.absorber, stack.active, absorber_energy=False)
+        if self.folder:
+            path = self.judged_file(self.folder, design, number)
+            path.parent.mkdir(exist_ok=True)
+            if not path.is_file():
+                generate_each(calorimeter, **given, path=path, resume=unfinished(path))
+            showers = read_showers(path)
+        else:
+            showers = simulate_each(calorimeter, **given)
         layers = jnp.asarray(showers.active_energy, dtype=float)
         measured = self.measured(jnp.asarray(absorber), jnp.asarray(active), layers)
         return measured.reshape(len(s.energies), s.geant4)
+
+    def judged_file(self, folder: RunFolder, design: Groups, number: int) -> Path:
+        """Where a run keeps the showers that judge a design."""
+        digest = hashlib.sha256(np.concatenate(self.thicknesses(design)).tobytes()).hexdigest()
+        return folder.path / "geant4" / f"judged-{number}-{digest[:12]}.npz"
 
     def provenance(self) -> Mapping[str, Any]:
         """Which surrogate, and what judged the design with how many showers of each energy."""
         s = self.settings.calorimeter
         return {
             "surrogate": {"file": str(s.surrogate or "shipped")},
+            **self.rounds,
             "judge": {"simulation": "Geant4" if s.geant4 else "surrogate", "showers": s.geant4 or s.showers},
         }

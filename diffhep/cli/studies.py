@@ -147,6 +147,10 @@ def resumed(stored: dict[str, Any], given: dict[str, Any], name: str, path: Path
 
 def print_outcome(result: dict[str, Any], page: Path) -> None:
     """What a person wants to know after an optimisation."""
+    for name, row in result["data"].items():
+        if "deviation" in row:
+            says = f"{row['surrogate']:.4g} by the surrogate, {row['geant4']:.4g} +- {row['stderr']:.2g} by Geant4"
+            print(f"{name}: {says} ({100 * row['deviation']:+.1f} %); {row['showers_so_far']} showers so far")
     gain, symbol = result["improvement"], result["objective"].split(" [")[0]
     symbol = symbol.split()[-1] if symbol.endswith(" Z") else symbol
     for name in ("initial", "final"):

@@ -19,28 +19,36 @@ def surrogate(args: list[str]) -> int:
 
 
 def train(args: list[str]) -> int:
-    """Train a surrogate of a sampling calorimeter on Geant4 showers: diffhep surrogate train [CONFIG.toml] -o DIR."""
+    """Train a surrogate of a sampling calorimeter on Geant4 showers: diffhep surrogate train [CONFIG.toml] -o DIR.
+
+    With --start-from DIR, or --start-from shipped, the weights of another one are trained on.
+    """
     options = training_options("diffhep surrogate train", args, SurrogateSettings)
     settings = options.settings
     start_jax()
     from diffhep.io import RunFolder, join, read_showers, shipped_showers
     from diffhep.surrogate_figures import draw_training
-    from diffhep.surrogates import fit_surrogate, fit_voxels, save_surrogate
+    from diffhep.surrogates import fit_surrogate, fit_voxels, save_surrogate, started, starting_point
 
     if options.resume:
         run = RunFolder.open(options.output)
         settings = stored_settings(run.config(), settings, run.path)
     else:
         RunFolder(options.output).check_free()
+        settings = started(settings)
     samples = [read_showers(file) for file in settings.data or (shipped_showers(),)]
+    replay = [read_showers(file) for file in settings.replay]
     showers = join(samples)
     if not options.resume:
         run = RunFolder.create(options.output, {"settings": settings.model_dump(mode="json")})
     began = time.process_time()
     with progress_bar() as progress:
-        fit = fit_voxels if settings.network.kind == "voxels" else fit_surrogate
-        trained = fit(settings, showers, run=run, progress=progress)
-    card = save_surrogate(run, trained, settings, samples)
+        if settings.network.kind == "voxels":
+            trained = fit_voxels(settings, showers, run=run, progress=progress)
+        else:
+            start, kept = starting_point(settings), join(replay) if replay else None
+            trained = fit_surrogate(settings, showers, start=start, replay=kept, run=run, progress=progress)
+    card = save_surrogate(run, trained, settings, samples + replay)
     seconds = time.process_time() - began
     run.write_bytes("figures/training.png", draw_training(run.metrics()))
     if options.json:

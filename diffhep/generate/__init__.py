@@ -7,6 +7,7 @@ from diffhep.generate.geant4 import Beam as Beam
 from diffhep.generate.geant4 import CartesianCells as CartesianCells
 from diffhep.generate.geant4 import PolarCells as PolarCells
 from diffhep.generate.geant4 import SamplingCalorimeter as SamplingCalorimeter
+from diffhep.generate.geant4 import generate_each as generate_each
 from diffhep.generate.geant4 import generate_showers as generate_showers
 from diffhep.generate.geant4 import simulate as simulate
 from diffhep.generate.geant4 import simulate_each as simulate_each

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,9 @@ GIVEN = ("energy", "pdg_id", "angle", "absorber_thickness", "active_thickness")
 # of a calorimeter, what says nothing where thicknesses are given
 DRAWN = ("absorber_thickness", "active_thickness", "variation", "spread")
 
+Shown = bool | Callable[[float], None]
+"""Whether a bar is shown on standard error, or who is told the fraction done instead."""
+
 
 def simulate(
     calorimeter: SamplingCalorimeter,
@@ -58,7 +61,7 @@ def simulate(
     *,
     seed: int,
     processes: int = 1,
-    progress: bool = True,
+    progress: Shown = True,
 ) -> Showers:
     """Simulate showers, with energies, angles and thicknesses drawn from the ranges of the set-up.
 
@@ -68,7 +71,7 @@ def simulate(
         n: number of showers.
         seed: of every random number, at least 0.
         processes: how many child processes work at once; the showers do not depend on it.
-        progress: show a bar on standard error.
+        progress: show a bar on standard error, or tell a function the fraction done.
 
     Raises:
         ValueError: a bad argument, Geant4 is not installed, or it gave up (its reason in one line).
@@ -90,7 +93,7 @@ def simulate_each(
     particle: str | ArrayLike = "e-",
     seed: int,
     processes: int = 1,
-    progress: bool = True,
+    progress: Shown = True,
 ) -> Showers:
     """Simulate showers whose energies, angles and thicknesses are given one by one.
 
@@ -103,24 +106,14 @@ def simulate_each(
         particle: a name for all, or PDG numbers (shower,).
         seed: of Geant4's random numbers, at least 0; shower i has the same in every run of the seed.
         processes: how many child processes work at once.
-        progress: show a bar on standard error.
+        progress: show a bar on standard error, or tell a function the fraction done.
 
     Raises:
         ValueError: as `simulate`, or arrays that do not fit together.
 
     >>> simulate_each(stack, energy=[1.0, 2.0], absorber_thickness=2.0, active_thickness=5.0, seed=1)  # doctest: +SKIP
     """
-    job = _job(
-        calorimeter,
-        {
-            "energy": np.atleast_1d(np.asarray(energy, float)),
-            "angle": np.asarray(angle, float),
-            "absorber_thickness": np.asarray(absorber_thickness, float),
-            "active_thickness": np.asarray(active_thickness, float),
-            "pdg_id": np.asarray(pdg_id_of(particle) if isinstance(particle, str) else particle),
-        },
-        seed,
-    )
+    job = _given(calorimeter, energy, angle, absorber_thickness, active_thickness, particle, seed)
     return _in_memory(job, processes, progress)
 
 
@@ -134,7 +127,7 @@ def generate_showers(
     processes: int = 1,
     resume: bool = False,
     overwrite: bool = False,
-    progress: bool = True,
+    progress: Shown = True,
 ) -> Path:
     """Simulate showers as `simulate` does and write them as `diffhep.io.read_showers` reads them.
 
@@ -150,7 +143,7 @@ def generate_showers(
         processes: how many child processes work at once.
         resume: go on with a run of the same arguments that was killed.
         overwrite: replace a file that is already there.
-        progress: show a bar on standard error.
+        progress: show a bar on standard error, or tell a function the fraction done.
 
     Raises:
         ValueError: as `simulate`; the file exists; an unfinished run lies there, or none to resume, or one with other
@@ -158,10 +151,54 @@ def generate_showers(
 
     >>> generate_showers(SamplingCalorimeter(40), Beam(), 1000, seed=1, path="showers.npz")  # doctest: +SKIP
     """
+    return _to_file(path, lambda: _drawn(calorimeter, beam, n, seed), processes, resume, overwrite, progress)
+
+
+def generate_each(
+    calorimeter: SamplingCalorimeter,
+    *,
+    energy: ArrayLike,
+    absorber_thickness: ArrayLike,
+    active_thickness: ArrayLike,
+    angle: ArrayLike = 0.0,
+    particle: str | ArrayLike = "e-",
+    seed: int,
+    path: str | os.PathLike[str],
+    processes: int = 1,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Shown = True,
+) -> Path:
+    """Simulate showers as `simulate_each` does and write them as `generate_showers` does; for arguments, see there.
+
+    Raises:
+        ValueError: as either of them.
+
+    >>> generate_each(stack, energy=[1.0], absorber_thickness=2.0, active_thickness=5.0, seed=1, path="1.npz")
+    ... # doctest: +SKIP
+    """
+    job = lambda: _given(calorimeter, energy, angle, absorber_thickness, active_thickness, particle, seed)
+    return _to_file(path, job, processes, resume, overwrite, progress)
+
+
+def unfinished(path: str | os.PathLike[str]) -> bool:
+    """Whether a run that was to write this file was killed, and can be gone on with."""
+    return (_parts_folder(Path(path)) / JOB).is_file()
+
+
+def _to_file(
+    path: str | os.PathLike[str],
+    work: Callable[[], dict[str, np.ndarray]],
+    processes: int,
+    resume: bool,
+    overwrite: bool,
+    progress: Shown,
+) -> Path:
+    """Do a job, a new one or one that was killed, and write its showers."""
     path = check_free(path, overwrite=overwrite, suffixes=SUFFIXES)
     check_processes(processes)
-    job = _drawn(calorimeter, beam, n, seed)
-    folder = path.with_name(f".{path.name}.parts")
+    job = work()
+    folder = _parts_folder(path)
     if resume:
         _check_resumable(folder, job, path)
     elif (folder / JOB).is_file():
@@ -182,6 +219,30 @@ def generate_showers(
     write_showers(path, showers, overwrite=overwrite)
     _remove(folder)
     return path
+
+
+def _parts_folder(path: Path) -> Path:
+    """Where the parts of a file wait until all are there."""
+    return path.with_name(f".{path.name}.parts")
+
+
+def _given(
+    calorimeter: SamplingCalorimeter,
+    energy: ArrayLike,
+    angle: ArrayLike,
+    absorber_thickness: ArrayLike,
+    active_thickness: ArrayLike,
+    particle: str | ArrayLike,
+    seed: int,
+) -> dict[str, np.ndarray]:
+    arrays = {
+        "energy": np.atleast_1d(np.asarray(energy, float)),
+        "angle": np.asarray(angle, float),
+        "absorber_thickness": np.asarray(absorber_thickness, float),
+        "active_thickness": np.asarray(active_thickness, float),
+        "pdg_id": np.asarray(pdg_id_of(particle) if isinstance(particle, str) else particle),
+    }
+    return _job(calorimeter, arrays, seed)
 
 
 def _drawn(calorimeter: SamplingCalorimeter, beam: Beam, n: int, seed: int) -> dict[str, np.ndarray]:
@@ -244,22 +305,28 @@ def _job(
     }
 
 
-def _in_memory(job: Mapping[str, np.ndarray], processes: int, progress: bool) -> Showers:
+def _in_memory(job: Mapping[str, np.ndarray], processes: int, progress: Shown) -> Showers:
     check_processes(processes)
     with tempfile.TemporaryDirectory(prefix="diffhep-geant4-") as name:
         _write_job(Path(name), job)
         return _run(Path(name), job, processes, progress, "showers")
 
 
-def _run(folder: Path, job: Mapping[str, np.ndarray], processes: int, progress: bool, title: str) -> Showers:
+def _run(folder: Path, job: Mapping[str, np.ndarray], processes: int, progress: Shown, title: str) -> Showers:
     """Simulate what is missing, and put the parts together."""
-    parts = job["parts"].tolist()
+    parts, total, ready = job["parts"].tolist(), len(job["energy"]), 0
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not progress) as bar:
-        task = bar.add_task(title, total=len(job["energy"]))
-        run_parts(
-            folder, parts, processes=processes, data=data_folder()[0], advance=lambda done: bar.advance(task, done)
-        )
+    with Progress(*columns, console=Console(stderr=True), disable=progress is not True) as bar:
+        task = bar.add_task(title, total=total)
+
+        def advance(done: int) -> None:
+            nonlocal ready
+            ready += done
+            bar.advance(task, done)
+            if callable(progress):
+                progress(ready / total)
+
+        run_parts(folder, parts, processes=processes, data=data_folder()[0], advance=advance)
     found = [read_arrays(part_file(folder, number)) for number in range(len(parts))]
     deposits = {kind: np.concatenate([part[kind] for part in found]) for kind in found[0]}
     return Showers(

@@ -2,13 +2,15 @@
 
 `make surrogate-benchmark` runs it on one pinned thread and keeps the numbers beside the model card; with the word
 `speed` only the times are measured again. With the name of a file, `python -m tests.benchmark.surrogate held.npz`, it
-makes the showers that `diffhep surrogate validate` was given.
+makes the showers that `diffhep surrogate validate` was given. `python -m tests.benchmark.surrogate search RUN` compares
+a run of `ecal-layers` whose surrogate was refined with a random search: how many random designs reach what it found.
 """
 
 import json
 import resource
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import equinox as eqx
@@ -17,10 +19,12 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
+from diffhep.design.reference_config import EcalLayersSettings
+from diffhep.design.studies.ecal_layers import EcalLayers, Groups
 from diffhep.generate.geant4 import Beam, SamplingCalorimeter, simulate_each
 from diffhep.generate.geant4_setup import draw
-from diffhep.io import join, write_showers
-from diffhep.surrogates import Incidence, LayerSurrogate, response_gradient, shipped_surrogate
+from diffhep.io import RunFolder, join, read_showers, write_showers
+from diffhep.surrogates import Incidence, LayerSurrogate, load_surrogate, response_gradient, shipped_surrogate
 from diffhep.surrogates.card import SHIPPED
 
 jax.config.update("jax_enable_x64", True)
@@ -29,6 +33,8 @@ STACKS = ((4.0, 5.0, 2.0), (3.0, 4.0, 1.0), (5.0, 3.0, 1.5))  # absorber [mm], a
 STEP = 0.5  # mm, up and down
 SHOWERS = 1500  # of Geant4 at each point
 FILE = SHIPPED / "benchmark.json"
+DESIGNS, SIEVE, FINALISTS, CONFIRMED = 5000, 48, 40, 2  # of the random search: designs, showers of each, the best ones
+NEAR = 0.97  # of the figure that the run reached
 
 
 def particle(surrogate: LayerSurrogate, absorber: float, active: float, energy: float) -> Incidence:
@@ -136,7 +142,71 @@ def held_out(path: str, stacks: int = 100, each: int = 400, block: int = 20) -> 
     write_showers(path, join(parts))
 
 
+def random_search(path: str) -> dict[str, Any]:
+    """Random designs within the budgets, judged by the refined surrogate of a run, the best of them by Geant4.
+
+    All are seen with few showers and the same random numbers, the best again with as many as Geant4's.
+    """
+    run = RunFolder.open(path)
+    settings = EcalLayersSettings.model_validate(run.config()["settings"])
+    reached = run.read_json("result.json")["final"]["hard"]["value"]
+    study = EcalLayers(settings)
+    surrogate = load_surrogate(Path(path) / "surrogate")
+    study.exchange(surrogate)
+    weights, groups = eqx.filter(surrogate, eqx.is_array), settings.calorimeter.groups
+
+    @jax.jit
+    def figure(design: Groups, noise: jax.Array) -> jax.Array:
+        energies = study.simulated(design, weights, noise)
+        return 1 / study.term(energies, jnp.ones_like(energies))
+
+    use, limits = jax.jit(study.used), study.problem.limits
+    random = np.random.default_rng(11)
+    low, high = (np.repeat([bounds[end] for bounds in study.bounds], groups) for end in (0, 1))
+    designs, drawn = [], 0
+    while len(designs) < DESIGNS:
+        drawn += 1
+        thick = random.uniform(low, high).tolist()
+        design = Groups(tuple(thick[:groups]), tuple(thick[groups:]))
+        if np.all(np.asarray(use(design)) <= limits):
+            designs.append(design)
+    sieve, fine = (
+        study.draw(jr.key(k), n).astype(jnp.float32) for k, n in ((1, SIEVE), (2, settings.calorimeter.geant4))
+    )
+    first = np.array([figure(design, sieve) for design in designs])
+    finalists = [designs[i] for i in np.argsort(-first)[:FINALISTS]]
+    second = np.array([figure(design, fine) for design in finalists])
+    confirmed = []
+    for number, i in enumerate(np.argsort(-second)[:CONFIRMED]):
+        energies = study.full_simulation(finalists[i], number=1000 + number)
+        geant4 = study.judged(finalists[i], {"showers": energies.size}, energies)["objective"]
+        confirmed.append({"surrogate": second[i], "geant4": geant4.value, "stderr": geant4.stderr})
+    # refined elsewhere, the surrogate may be off for these
+    off = float(np.mean([row["surrogate"] for row in confirmed]) / np.mean([row["geant4"] for row in confirmed]))
+    good = int(np.sum(second >= NEAR * reached * off))
+    # without a success, fewer than 3 are expected at 95 % confidence
+    wanted = DESIGNS / (good or 3)
+    each = settings.calorimeter.geant4 * len(settings.calorimeter.energies)
+    spent = sum(read_showers(file).size for file in (Path(path) / "geant4").glob("*.npz"))
+    return {
+        "reached_by_the_run": reached,
+        "designs": DESIGNS,
+        "feasible_share": DESIGNS / drawn,
+        "quantiles": {str(q): float(np.quantile(first, q)) for q in (0.5, 0.9, 0.99, 1.0)},
+        "best_of_them": float(second.max()),
+        "confirmed": confirmed,
+        "surrogate_over_geant4": off,
+        "within_3_percent": good,
+        "designs_for_one": {"at_least" if not good else "about": wanted},
+        "geant4_showers": {"of_the_run": spent, "of_each_random_design": each, "of_the_search": wanted * each},
+        "ratio": wanted * each / spent,
+    }
+
+
 def main() -> None:
+    if sys.argv[1:2] == ["search"]:
+        print(json.dumps(random_search(sys.argv[2]), indent=1, default=float))
+        return
     only_speed = sys.argv[1:] == ["speed"]
     if len(sys.argv) > 1 and not only_speed:
         held_out(sys.argv[1])

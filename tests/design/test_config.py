@@ -28,7 +28,7 @@ FIELDS = fields(HiggsDiphotonSettings)
 PATHS = {"samples.signal", "samples.background", "samples.jets"}
 NUMBERS = sorted(FIELDS.keys() - PATHS - {"search.method"})
 UNITS = {"", "GeV", "mm", "pb", "1/fb", "1/GeV", "1/(cm^2 s)", "Hz", "bit", "count", "cost unit", "cost unit/layer"}
-UNITS |= {"cost unit/mm"}
+UNITS |= {"cost unit/mm", "LUT"}
 
 
 def nested(name, value):

@@ -18,10 +18,12 @@ from diffhep.generate import (
     PolarCells,
     SamplingCalorimeter,
     geant4_pool,
+    generate_each,
     generate_showers,
     simulate,
     simulate_each,
 )
+from diffhep.generate.geant4 import unfinished
 from diffhep.generate.geant4_setup import MATERIALS
 from diffhep.io import read_showers
 
@@ -96,6 +98,32 @@ def test_two_processes_make_the_showers_of_one(parts):
     given = {n: getattr(short, n) for n in ("energy", "angle", "absorber_thickness", "active_thickness")}
     same(simulate_each(SMALL, **given, seed=7, progress=False), short)
     assert not np.array_equal(simulate(SMALL, SOFT, 15, seed=8, progress=False).energy, short.energy)
+
+
+def test_given_showers_are_written_and_a_stopped_run_goes_on(tmp_path, parts):
+    given: dict[str, Any] = {
+        "energy": np.full(35, 0.2),
+        "absorber_thickness": np.linspace(1.0, 3.0, 6),
+        "active_thickness": 2.0,
+        "seed": 9,
+    }
+    path, told = tmp_path / "given.npz", []
+
+    def stop(done: float) -> None:
+        told.append(done)
+        if done > 0.5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        generate_each(SMALL, **given, path=path, progress=stop)
+    assert unfinished(path)
+    done = told[-1]
+    generate_each(SMALL, **given, path=path, resume=True, progress=told.append)
+    assert not unfinished(path)
+    # parts that were there count at once
+    assert told[-1] == 1.0
+    assert told[told.index(done) + 1] > 0.25
+    same(read_showers(path), simulate_each(SMALL, **given, progress=False))
 
 
 def test_killed_and_resumed_is_the_same_file(tmp_path, parts):
