@@ -90,9 +90,10 @@ def surroundings() -> str:
 # files that take a minute and more, longest first
 LONGEST = (
     "test_notebooks",
-    "test_cli",
     "test_histfactory",
     "test_robustness",
+    # after the first notebook, whose compiled programs it shares
+    "test_cli",
     "test_muon_tomography",
     "test_reference_studies",
     "test_asymptotics",

@@ -12,16 +12,15 @@ import uproot
 from diffhep import cli
 from tests.killing import kill_at
 
+# as in the quickstart notebook, so that what was compiled for one serves the other
 SMALL = (
-    "--samples.design-events=400",
-    "--samples.held-out-events=600",
+    "--samples.design-events=1500",
+    "--samples.held-out-events=6000",
     "--search.starts=2",
-    "--search.steps=20",
-    "--search.warmup=50",
+    "--search.steps=40",
+    "--search.warmup=200",
     "--search.pareto=2",
     "--search.grid=0",
-    "--calorimeter.readouts=4",
-    "--trigger.hidden=4",
 )
 
 

@@ -50,13 +50,12 @@ class FormatSchedule(Settings):
     cost: Literal["luts", "ebops"] = Field(default="luts", description="what has a price")
     warm_up: int = Field(default=800, ge=1, description="steps without a price [count]")
     ramp: int = Field(default=4800, ge=1, description="steps of rising price [count]")
-    stairs: int = Field(default=6, ge=1, description="prices of the ramp, geometric [count]")
     polish: int = Field(default=2000, ge=0, description="steps within the budget, if there is one [count]")
     batch: int = Field(default=1024, ge=1, description="events a step [count]")
-    rate: float = Field(default=4e-3, gt=0, description="step size of Adam []")
+    rate: float = Field(default=8e-3, gt=0, description="largest step size of Adam []")
     first_price: float = Field(default=1e-5, gt=0, description="of a unit of cost, at the start of the ramp [nat]")
-    last_price: float = Field(default=4e-4, gt=0, description="at its end [nat]")
-    checkpoint: int = Field(default=100, ge=1, description="steps between checkpoints; divides the others [count]")
+    last_price: float = Field(default=5e-4, gt=0, description="at its end [nat]")
+    checkpoint: int = Field(default=50, ge=1, description="steps between checkpoints; divides the others [count]")
     seed: int = Field(default=0, ge=0, description="of every random number []")
 
     @model_validator(mode="after")
@@ -65,9 +64,6 @@ class FormatSchedule(Settings):
             if getattr(self, name) % self.checkpoint:
                 msg = f"{name} ({getattr(self, name)}) must be a multiple of checkpoint ({self.checkpoint})"
                 raise ValueError(msg)
-        if self.ramp % (self.stairs * self.checkpoint):
-            msg = f"ramp ({self.ramp}) must be a multiple of stairs x checkpoint ({self.stairs} x {self.checkpoint})"
-            raise ValueError(msg)
         if not self.first_price <= self.last_price:
             msg = f"first_price ({self.first_price}) must not be above last_price ({self.last_price})"
             raise ValueError(msg)

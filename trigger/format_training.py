@@ -5,6 +5,12 @@ so one run visits the whole front of accuracy against cost, and the best network
 then met by an augmented Lagrangian, $(\max(0, \lambda + \rho g)^2 - \lambda^2)/2\rho$ with the relative excess g, whose
 multiplier follows the excess.
 
+Three things decide how small a network becomes at a given accuracy. A weight's number of bits takes larger steps than
+the weight: digits that are not worth their price leave early, and what stays has time to learn without them. What is
+judged and kept is the running mean of weights and bits (Polyak and Juditsky 1992): a weight of one digit that changes
+its sign, or a word that loses a bit, is a jolt, and the last step is a random one. And steps shorten while the price
+rises, because the fewer digits are left, the more each of them matters.
+
 Batches are functions of the step and the state is all there is: a killed training goes on to the same numbers.
 """
 
@@ -19,7 +25,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from diffhep.trigger.learned import Quantiser
+from diffhep.trigger.learned import LearnedLinear, Quantiser
 
 Cost = Callable[[Any], Float[Array, ""]]
 """What a network would take, differentiable in its numbers of bits."""
@@ -27,6 +33,9 @@ Cost = Callable[[Any], Float[Array, ""]]
 PENALTY = 2.0  # rho of the augmented Lagrangian, for losses of order 1
 FOLLOW = 0.1  # of the penalty: how fast the multiplier follows the excess
 MOST = 0.2  # excess counted in one step of the multiplier: a start far outside must not wind it up
+BITS = 4.0  # step size of a weight's number of bits over that of the weight
+MEMORY = 0.95  # of the running mean, a step
+FALL = 0.1  # step size at the end of the ramp over that at its start
 
 
 class Formatted(Protocol):
@@ -58,16 +67,17 @@ class Task(NamedTuple):
 
 
 class FormatState(NamedTuple):
-    """Everything that changes during training."""
+    """Everything that changes during training; `mean` is the running mean of the weights."""
 
     weights: PyTree
+    mean: PyTree
     optimiser: PyTree
     multiplier: Float[Array, ""]
     step: Int[Array, ""]
 
 
 class Pressure(NamedTuple):
-    """What the cost costs in a phase: a price that rises in stairs, or a limit.
+    """What the cost costs in a phase: a rising price, or a limit.
 
     Attributes:
         begin, end: steps of the phase.
@@ -84,12 +94,12 @@ class Pressure(NamedTuple):
     limit: float = 0.0
 
 
-def step_size(step: Array, phases: tuple[int, int, int], stairs: int) -> Array:
-    """Share of the largest step size: a cosine from 1 to 1/20 on every stair of the ramp, and once while polishing."""
-    _, ramp, polish = phases
-    turn = (step - phases[0]) / max(ramp - phases[0], 1) * stairs % 1.0
-    turn = jnp.where(step < ramp, turn, jnp.minimum((step - ramp) / max(polish - ramp, 1), 1.0))
-    return 0.05 + 0.95 * 0.5 * (1 + jnp.cos(jnp.pi * turn))
+def step_size(step: Array, phases: tuple[int, int, int]) -> Array:
+    """Share of the largest step size: a short rise, `FALL` to the share done of the ramp, a cosine while polishing."""
+    warm_up, ramp, polish = phases
+    done = lambda begin, end: jnp.clip((step - begin) / max(end - begin, 1), 0.0, 1.0)
+    cosine = 0.05 + 0.95 * 0.5 * (1 + jnp.cos(jnp.pi * done(ramp, polish)))
+    return jnp.where(step < ramp, done(0, warm_up // 5) * FALL ** done(warm_up, ramp), FALL**0.5 * cosine)
 
 
 def classification_loss(logits: Float[Array, "event m"], labels: Int[Array, " event"]) -> Float[Array, ""]:
@@ -125,6 +135,16 @@ def trained_leaves(network: Formatted, *, ranges: bool) -> PyTree:
     )
 
 
+def step_shares(network: Formatted) -> PyTree:
+    """Step size of every leaf over that of the weights."""
+    is_linear = lambda node: isinstance(node, LearnedLinear)
+    return jax.tree.map(
+        lambda node: eqx.tree_at(lambda m: (m.weight_f, m.bias_f), node, (BITS, BITS)) if is_linear(node) else node,
+        jax.tree.map(lambda leaf: 1.0, network),
+        is_leaf=is_linear,
+    )
+
+
 class FormatTraining:
     """A compiled training: `start`, then `advance` chunk by chunk, and `judge` in between.
 
@@ -136,8 +156,6 @@ class FormatTraining:
         batch: events a step.
         rate: largest step size of Adam.
         phases: steps at which warm-up, ramp and polish end.
-        stairs: of the ramp. The price is constant on each, and the step size falls by a cosine, which is what makes the
-            network at its end good; then it starts again.
         overflow: `WRAP`: words wrap in the end, with the ranges of a sample; `CLIP`: they saturate with these ranges;
             `SAT`: they saturate with learned ones.
         margin: integer bits beyond the ranges of the sample.
@@ -158,21 +176,19 @@ class FormatTraining:
         batch: int,
         rate: float,
         phases: tuple[int, int, int],
-        stairs: int,
         overflow: Literal["WRAP", "CLIP", "SAT"],
         margin: int = 0,
         key: PRNGKeyArray,
     ):
         self.cost, self.overflow, self.margin = cost, overflow, margin
         moving, self.ranges = self.parts(network)
-        schedule = lambda step: (
-            rate
-            * jnp.where(
-                step < phases[0], jnp.minimum(1.0, step / max(1, phases[0] // 5)), step_size(step, phases, stairs)
-            )
+        shares = eqx.filter(step_shares(trained := soft(network)), trained_leaves(trained, ranges=overflow == "SAT"))
+        self.optimiser = optax.chain(
+            optax.clip_by_global_norm(1.0),
+            optax.adam(lambda step: rate * step_size(step, phases)),
+            optax.stateless(lambda change, _: jax.tree.map(jnp.multiply, change, shares)),
         )
-        self.optimiser = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
-        self.first = FormatState(moving, self.optimiser.init(moving), jnp.zeros(()), jnp.array(0))
+        self.first = FormatState(moving, moving, self.optimiser.init(moving), jnp.zeros(()), jnp.array(0))
 
         def loss(moving: PyTree, ranges: PyTree, data: tuple, price: Array, state: FormatState, limit: Array):
             made = eqx.combine(moving, ranges)
@@ -188,25 +204,27 @@ class FormatTraining:
             drawn = jr.fold_in(key, state.step)
             rows = jr.randint(drawn, (batch,), 0, x.shape[0])
             done = (state.step - pressure.begin) / (pressure.end - pressure.begin)
-            stair = jnp.floor(done * stairs) / max(stairs - 1, 1)
-            price = (pressure.first * (pressure.last / pressure.first) ** stair * pressure.has_price).astype(x.dtype)
+            price = (pressure.first * (pressure.last / pressure.first) ** done * pressure.has_price).astype(x.dtype)
             chosen = x[rows], y[rows], jr.fold_in(drawn, 1)
             slope, (missed, taken, over) = jax.grad(loss, has_aux=True)(
                 state.weights, ranges, chosen, price, state, pressure.limit
             )
             change, optimiser = self.optimiser.update(slope, state.optimiser, state.weights)
             weights = optax.apply_updates(state.weights, change)
+            mean = optax.incremental_update(weights, state.mean, 1 - MEMORY)
             multiplier = jnp.maximum(0.0, state.multiplier + FOLLOW * PENALTY * jnp.clip(over, -MOST, MOST))
             multiplier = jnp.where(pressure.limit > 0, multiplier, price * taken).astype(state.multiplier.dtype)
-            return FormatState(weights, optimiser, multiplier, state.step + 1), jnp.stack([missed, taken])
+            return FormatState(weights, mean, optimiser, multiplier, state.step + 1), jnp.stack([missed, taken])
 
         def run(state: FormatState, ranges: PyTree, data: tuple, pressure: Pressure) -> tuple[FormatState, Array]:
             state, values = jax.lax.scan(lambda s, _: one(s, ranges, data, pressure), state, length=chunk)
             return state, jnp.mean(values, axis=0)
 
-        def judge(network: Formatted, sample: Array, x: Array, y: Array) -> tuple[Formatted, Array]:
-            hard = self.final(network, sample)
-            return hard, jnp.stack([*task.judge(hard, x, y), cost(hard)])
+        def judge(
+            state: FormatState, ranges: PyTree, sample: Array, x: Array, y: Array
+        ) -> tuple[Formatted, PyTree, Array]:
+            hard, live = (self.final(eqx.combine(part, ranges), sample) for part in (state.mean, state.weights))
+            return hard, self.parts(live)[1], jnp.stack([*task.judge(hard, x, y), cost(hard)])
 
         self._run, self._judge = jax.jit(run), jax.jit(judge)
 
@@ -233,8 +251,8 @@ class FormatTraining:
         self, state: FormatState, ranges: PyTree, sample: Array, held_out: tuple[Array, Array]
     ) -> tuple[Any, PyTree, Float[np.ndarray, "3"]]:
         """The network as hardware has it, the ranges to go on with, and its figure of merit, loss [nat] and cost."""
-        hard, values = self._judge(eqx.combine(state.weights, ranges), sample, *held_out)
-        return hard, self.parts(hard)[1], np.asarray(values)
+        hard, ranges, values = self._judge(state, ranges, sample, *held_out)
+        return hard, ranges, np.asarray(values)
 
 
 def soft(network: Formatted) -> Formatted:

@@ -29,7 +29,7 @@ from diffhep.trigger.labelled import Labelled
 from diffhep.trigger.learned_classifier import LearnedClassifier
 from diffhep.trigger.resources import ebops, lut_model
 
-SLOTS = 32  # sizes between the smallest and the largest, for each of which the best network is kept
+SLOTS = 96  # sizes between the smallest and the largest, for each of which the best network is kept
 SPAN = 200.0  # ratio of the largest to the smallest
 CALIBRATION = 20_000  # events on which ranges are found during training; all of them at the end
 CHECKPOINT = "checkpoints/formats.eqx"
@@ -230,7 +230,6 @@ def visit_front(
         batch=schedule.batch,
         rate=schedule.rate,
         phases=(schedule.warm_up, ramp_end := schedule.warm_up + schedule.ramp, steps),
-        stairs=schedule.stairs,
         overflow=given.overflow,
         margin=given.margin,
         key=jr.key(schedule.seed + 1),
@@ -278,7 +277,7 @@ def nearest(
     slot = above[-1] if above else front[0]
     weights, ranges = training.parts(kept.network(slot, like))
     multiplier = jnp.asarray(kept.multiplier[slot], state.multiplier.dtype)
-    return FormatState(weights, state.optimiser, multiplier, state.step), ranges
+    return FormatState(weights, weights, state.optimiser, multiplier, state.step), ranges
 
 
 def member(training: FormatTraining, network: Formatted, task: Task, data: Split) -> FrontMember:

@@ -19,10 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 TASK, EVENTS, FRONT = "task.json", "events.npz", "front.json"
-SIZES = (
-    500.0,
-    20_000.0,
-)  # EBOPs or LUTs of what is synthesised: larger logic takes minutes each, and no trigger has it
+EBOPS = (500.0, 20_000.0)  # of what is synthesised: larger logic takes minutes each, and no trigger has it
 
 
 class Task(NamedTuple):
@@ -33,10 +30,10 @@ class Task(NamedTuple):
         outputs: number of classes.
         seed: of the weights and the batches.
         batch: events a step.
-        rate: largest step size of Adam.
+        rate: step size of Adam, before the ramp.
+        fall: what it has fallen to at the end of the ramp.
         warm_up, ramp: epochs without a price, and of rising price.
-        stairs: prices of the ramp, geometric; on each the step size falls along a cosine.
-        first_price, last_price: of an EBOP [nat].
+        first_price, last_price: of an EBOP, geometric in between [nat].
         members: networks of the front that become logic, at most.
         inputs: signed, integer and fractional bits of the words that arrive.
     """
@@ -46,9 +43,9 @@ class Task(NamedTuple):
     seed: int
     batch: int
     rate: float
+    fall: float
     warm_up: int
     ramp: int
-    stairs: int
     first_price: float
     last_price: float
     members: int
@@ -58,23 +55,23 @@ class Task(NamedTuple):
         """Price of an EBOP in an epoch."""
         if epoch < self.warm_up:
             return 0.0
-        stair = min((epoch - self.warm_up) * self.stairs // self.ramp, self.stairs - 1)
-        return self.first_price * (self.last_price / self.first_price) ** (stair / max(self.stairs - 1, 1))
+        return self.first_price * (self.last_price / self.first_price) ** self.done(epoch)
 
     def step_size(self, epoch: int) -> float:
-        """Of Adam in an epoch, as in `diffhep.trigger.format_training`."""
-        if epoch < self.warm_up:
-            return self.rate
-        turn = (epoch - self.warm_up) / self.ramp * self.stairs % 1.0
-        return self.rate * (0.05 + 0.95 * 0.5 * (1 + np.cos(np.pi * turn)))
+        """Of Adam in an epoch."""
+        return self.rate * self.fall ** self.done(epoch)
+
+    def done(self, epoch: int) -> float:
+        """Share of the ramp that is done when an epoch begins."""
+        return max(0.0, (epoch - self.warm_up) / max(self.ramp - 1, 1))
 
 
-def spaced(front: list[dict[str, Any]], most: int) -> list[dict[str, Any]]:
-    """At most so many networks of a front, evenly in the logarithm of their size, within `SIZES`."""
-    front = sorted((row for row in front if SIZES[0] <= row["cost"] <= SIZES[1]), key=lambda row: row["cost"])
-    sizes = np.log([row["cost"] for row in front])
-    wanted = np.linspace(sizes[0], sizes[-1], most)
-    return [front[i] for i in sorted({int(np.argmin(np.abs(sizes - size))) for size in wanted})]
+def spaced(front: list[dict[str, Any]], most: int, sizes: tuple[float, float]) -> list[dict[str, Any]]:
+    """At most so many networks of a front, evenly in the logarithm of their size, within two of them."""
+    front = sorted((row for row in front if sizes[0] <= row["cost"] <= sizes[1]), key=lambda row: row["cost"])
+    there = np.log([row["cost"] for row in front])
+    wanted = np.linspace(there[0], there[-1], most)
+    return [front[i] for i in sorted({int(np.argmin(np.abs(there - size))) for size in wanted})]
 
 
 def best_of_each_size(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -159,7 +156,7 @@ def main() -> None:
         verbose=0,
     )
     rows = []
-    for number, one in enumerate(spaced(best_of_each_size(found), task.members)):
+    for number, one in enumerate(spaced(best_of_each_size(found), task.members, EBOPS)):
         model.set_weights(one["weights"])
         # words that wrap get the ranges of the training events, as hardware has them
         ebops = trace_minmax(model, data["train"][0], batch_size=10_000)

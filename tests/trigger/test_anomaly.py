@@ -198,7 +198,7 @@ SMALL = {
     "autoencoder": {"latent": 3, "decoder": [8]},
     "network": {"hidden": [6], "overflow": "CLIP", "input_format": "ap_fixed<12,7,AP_RND,AP_SAT>"},
     "schedule": {
-        "warm_up": 40, "ramp": 40, "stairs": 1, "polish": 0, "batch": 128, "checkpoint": 20, "rate": 0.02,
+        "warm_up": 40, "ramp": 40, "polish": 0, "batch": 128, "checkpoint": 20, "rate": 0.02,
         "first_price": 1e-5, "last_price": 1e-5,
     },
     "rate": {"budget": 1e6},

@@ -12,7 +12,7 @@ from diffhep.cli import main
 from diffhep.io import RunFolder
 from diffhep.trigger import learning
 from diffhep.trigger.config import FirmwareSettings, TriggerTraining
-from diffhep.trigger.format_training import accuracy, classification_loss, step_size
+from diffhep.trigger.format_training import BITS, FALL, accuracy, classification_loss, step_shares, step_size
 from diffhep.trigger.labelled import five_classes, read_labelled
 from diffhep.trigger.learning import FrontMember, fit_formats
 from diffhep.trigger.trained import chosen, verify_training
@@ -23,7 +23,7 @@ HARD = {"rate": 0.03, "first_price": 3e-4, "last_price": 3e-3}
 SMALL = {
     "data": {"events": 4000},
     "network": {"hidden": [8]},
-    "schedule": {"warm_up": 40, "ramp": 80, "stairs": 2, "polish": 120, "batch": 256, "checkpoint": 20, **HARD},
+    "schedule": {"warm_up": 40, "ramp": 80, "polish": 120, "batch": 256, "checkpoint": 20, **HARD},
     "firmware": {"budget": 600.0, "levels": 4, "inputs": 20_000},
 }
 
@@ -91,12 +91,21 @@ def test_one_logit_and_two_say_the_same():
     assert float(accuracy(logit, labels)) == float(accuracy(both, labels)) == pytest.approx(2 / 3)
 
 
-def test_the_step_size_starts_again_on_every_stair():
-    phases = (100, 400, 600)
-    at = lambda step: float(step_size(jnp.asarray(float(step)), phases, 3))
-    assert at(100) == at(200) == at(400) == 1.0
-    assert at(199) == pytest.approx(0.05, abs=1e-3)
-    assert at(600) == pytest.approx(0.05)
+def test_the_step_size_rises_falls_and_falls_again_while_polishing():
+    at = lambda step: float(step_size(jnp.asarray(float(step)), (100, 400, 600)))
+    assert (at(0), at(20), at(100)) == (0.0, 1.0, 1.0)
+    assert at(250) == pytest.approx(FALL**0.5)
+    assert at(399) == pytest.approx(FALL, rel=0.01)
+    assert at(400) == pytest.approx(FALL**0.5)
+    assert at(600) == pytest.approx(0.05 * FALL**0.5)
+
+
+def test_only_the_bits_of_weights_and_biases_take_larger_steps():
+    shares = step_shares(network((2, 2, 1))[0])
+    for layer in shares.layers:
+        assert (layer.weight, layer.bias, layer.weight_f, layer.bias_f) == (1.0, 1.0, BITS, BITS)
+        assert (layer.output.i, layer.output.f) == (1.0, 1.0)
+    assert shares.input.f == 1.0
 
 
 # training -------------------------------------------------------------------------------------------------------------
@@ -140,7 +149,7 @@ def test_saturating_ranges_are_learned(monkeypatch):
     monkeypatch.setattr(learning, "CALIBRATION", 500)
     given = settings(
         network={"hidden": [6], "overflow": "SAT"},
-        schedule={"warm_up": 20, "ramp": 20, "stairs": 1, "polish": 0, "batch": 64, "checkpoint": 20},
+        schedule={"warm_up": 20, "ramp": 20, "polish": 0, "batch": 64, "checkpoint": 20},
         firmware={},
     )
     front, _ = fit_formats(given, five_classes(1000, seed=0))
@@ -186,7 +195,7 @@ def test_from_events_to_proved_verilog_by_the_command(tmp_path, capsys):
     sections = {
         "data": {"file": str(tmp_path / "jets.npz")},
         "network": {"hidden": [8]},
-        "schedule": {"warm_up": 100, "ramp": 200, "stairs": 2, "polish": 300, **HARD},
+        "schedule": {"warm_up": 100, "ramp": 200, "polish": 300, **HARD},
         "firmware": {"budget": 600, "levels": 4, "inputs": 100_000},
     }
     (tmp_path / "config.toml").write_text(tomli_w.dumps(sections))
@@ -210,7 +219,6 @@ def test_from_events_to_proved_verilog_by_the_command(tmp_path, capsys):
     ("words", "message"),
     [
         (["--schedule.ramp", "70"], "must be a multiple of checkpoint"),
-        (["--schedule.stairs", "7"], "must be a multiple of stairs x checkpoint"),
         (["--firmware.budget", "10", "--schedule.cost", "ebops"], "a budget is in LUTs"),
         (["--data.file", "none.npz"], "none.npz: no such file"),
         (["--schedule.rmp", "3"], "rmp"),
