@@ -69,7 +69,7 @@ class AnomalyTraining(Settings):
         overflow="CLIP",
     )
     schedule: FormatSchedule = FormatSchedule(
-        warm_up=1200, ramp=9600, batch=512, rate=4e-3, first_price=3e-7, last_price=1.2e-5
+        warm_up=1200, ramp=9600, batch=512, rate=4e-3, first_price=3e-7, last_price=4e-6
     )
     # of exp(-loss), which all that can be learned of minimum bias raises by a few per cent only
     firmware: FirmwareSettings = FirmwareSettings(tolerance=0.001)
