@@ -45,7 +45,7 @@ def trigger_export(args: list[str]) -> int:
 
     missing = {"da4ml": INSTALL["da4ml"]} if options.verilog and find_spec("da4ml") is None else {}
     timing = {"clock_period_ns": options.clock_period, "levels_per_stage": options.levels or None}
-    if trained := is_training(options.run):
+    if is_training(options.run):
         if not options.verilog:
             msg = f"--no-verilog: {options.run} has been trained for Verilog, and nothing else can be exported of it"
             raise ValueError(msg)
@@ -57,7 +57,7 @@ def trigger_export(args: list[str]) -> int:
     if options.json:
         print_json({"folder": str(options.output), "model_card": card, "missing": missing})
     else:
-        written = "Verilog" if trained else "hls4ml project and Verilog" if "rtl" in card else "hls4ml project"
+        written = "Verilog" if is_training(options.output) else "hls4ml project and Verilog" if "rtl" in card else "hls4ml project"
         print(f"{options.output}: {written} written; prove it with: diffhep trigger verify {options.output}")
     return 0
 
