@@ -57,7 +57,8 @@ def trigger_export(args: list[str]) -> int:
     if options.json:
         print_json({"folder": str(options.output), "model_card": card, "missing": missing})
     else:
-        written = "Verilog" if is_training(options.output) else "hls4ml project and Verilog" if "rtl" in card else "hls4ml project"
+        project = "hls4ml project and Verilog" if "rtl" in card else "hls4ml project"
+        written = "Verilog" if is_training(options.output) else project
         print(f"{options.output}: {written} written; prove it with: diffhep trigger verify {options.output}")
     return 0
 
