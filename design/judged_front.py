@@ -61,7 +61,7 @@ def judged_front(
             mobile=held(stack([trainable] * lanes), study.integers),
         )
         for i, limit in enumerate(lane_limits[: len(chosen), index]):
-            near = study.within(Ascended(ascended.climb, state, ascended.history).design(i), limit)
+            near = study.discretised(Ascended(ascended.climb, state, ascended.history).design(i), limit)
             built = study.settle(polish(near, held=study.integers, limits=lane_limits[i]).design)
             judged = study.judge(built, relaxed=False)
             rows.append({"limit": limit, "used": judged[study.traded].value, **judged["objective"].summary()})

@@ -110,13 +110,9 @@ class AbstractStudy(abc.ABC):
     def judge(self, design: PyTree, *, relaxed: bool) -> Mapping[str, Measured]:
         """`objective` and every constraint's name, on held-out events, relaxed or hard."""
 
-    def discretised(self, design: PyTree) -> PyTree:
-        """The end of an ascent with numbers of bits as whole ones, within the constraints that are `stepwise`."""
+    def discretised(self, design: PyTree, limit: float | None = None) -> PyTree:
+        """The end of an ascent with numbers of bits as whole ones, within what is `traded` or another limit of it."""
         return design
-
-    def within(self, design: PyTree, limit: float) -> PyTree:
-        """The design discretised within another limit of the constraint `traded`."""
-        raise NotImplementedError
 
     def logic(self, design: PyTree, *, progress: Report) -> Mapping[str, Any] | None:
         """What the words of a trigger are worth, JSON-able; None if they are not part of the design."""

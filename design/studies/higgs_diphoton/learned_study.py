@@ -103,14 +103,10 @@ class HiggsDiphotonLearned(HiggsDiphoton):
         """The same design with the words of the classifier as hardware has them."""
         return eqx.tree_at(lambda e: e.menu.classifier, design, self.hardware(design))
 
-    def discretised(self, design: Experiment) -> Experiment:
-        """Learned numbers of bits as whole ones, within the logic that there is."""
-        return self.within(design, self.luts)
-
-    def within(self, design: Experiment, limit: float) -> Experiment:
-        """Learned numbers of bits as whole ones, so few that the classifier fits into so many lookup tables."""
+    def discretised(self, design: Experiment, limit: float | None = None) -> Experiment:
+        """Learned numbers of bits as whole ones, so few that the classifier fits into the logic that there is."""
         slopes = lambda d: self.problem.value_and_grad(*split(unfrozen(d)), self.problem.context)[1]
-        return trimmed(design, limit, slopes)
+        return trimmed(design, self.luts if limit is None else limit, slopes)
 
     def audit(self, design: Experiment, *, seed: int = 0, progress: Report | None = None) -> list[AuditRow]:
         """Gradients against finite differences, but for those of bits and weights of words, which are surrogates.
