@@ -1,11 +1,14 @@
-r"""Thresholds of a trigger menu for the largest weighted efficiency under a rate budget.
+r"""Thresholds of a trigger menu for the largest weighted efficiency, or significance, under a rate budget.
 
 $\max_t \sum_s \omega_s\epsilon_s(t)$ subject to $R(t) \le R_{max}$, with the hard cuts of `diffhep.trigger.seeds`: the
 solver sees the OR behind the kernel of the Boundary gate, whose derivative is the flux of events at the edge of the
-union. Then all thresholds move together until the hard rate meets its budget - at a constrained optimum every direction
-buys efficiency at the same price, so that this costs nothing to first order -, are snapped to the next multiple of
-their least significant bit that accepts no more, and take back single steps, most efficiency per rate first, as long as
-the budget holds.
+union. Instead of their sum the objective may be any function of what several groups of events add up to, such as the
+significance of a histogram: each event at an edge then counts with the slope of that function.
+
+Then all thresholds move together until the hard rate meets its budget - at a constrained optimum every direction buys
+as much at the same price, so that this costs nothing to first order -, are snapped to the next multiple of their least
+significant bit that accepts no more, and take back single steps, what gains most per rate first, as long as the budget
+holds.
 """
 
 import dataclasses
@@ -17,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import paramax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from diffhep.design.exact import Sensitivities, certify, polish
 from diffhep.design.problem import Constraint, Outcome, Problem
@@ -25,6 +28,7 @@ from diffhep.gates import Boundary, Hard
 from diffhep.parameters import Param, Scalar, named_params, resolve
 from diffhep.trigger.seeds import Menu, SeedValues, accepted, margins, snapped
 
+Goal = Callable[[Float[Array, " group"]], Float[Array, ""]]
 AGREE = 0.005  # starts agree when their objectives differ by less than this fraction
 BISECTIONS = 50
 MOST_STEPS = 200  # single least significant bits that are taken back
@@ -53,13 +57,22 @@ class MenuSample(eqx.Module):
 
     Attributes:
         seeds: what every seed looks at.
-        rate: weight in Hz; 0 for a signal.
-        efficiency: contribution to the weighted sum of efficiencies; 0 for a background.
+        rate: weight in Hz; 0 for what makes no rate.
+        worth: contribution to the sum of the event's group; 0 for what only makes rate.
+        group: of each event; none if there is one group only.
     """
 
     seeds: tuple[SeedValues, ...]
     rate: Float[Array, " event"]
-    efficiency: Float[Array, " event"]
+    worth: Float[Array, " event"]
+    group: Int[Array, " event"] | None = None
+
+
+def group_sums(
+    worth: Float[Array, " event"], group: Int[Array, " event"] | None, groups: int
+) -> Float[Array, " group"]:
+    """What the events of each group add up to."""
+    return jnp.sum(worth)[None] if group is None else jax.ops.segment_sum(worth, group, groups)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,13 +121,16 @@ class MenuOptimiser:
         menu: with at least one cut that can move.
         sample: events to optimise with.
         budget: largest rate of the OR [Hz].
+        goal: positive function of the sums of all groups; by default that of a single group itself.
+        groups: their number.
 
     Raises:
         ValueError: the budget is not positive, or the rate is above it with every threshold at its tightest bound.
     """
 
-    def __init__(self, menu: Menu, sample: MenuSample, budget: float):
+    def __init__(self, menu: Menu, sample: MenuSample, budget: float, *, goal: Goal | None = None, groups: int = 1):
         self.menu, self.sample, self.budget, self.evaluations = menu, sample, budget, 0
+        self.goal, self.groups = goal or jnp.sum, groups
         self.problem = Problem(self.evaluate, sample, (Constraint("rate", budget, "Hz"),))
         self.sensitivities = Sensitivities(self.problem, tuple(named_params(self.design(menu.start))))
         self.hard = jax.jit(lambda t, events: self.outcome(t, events, Hard()))
@@ -133,9 +149,10 @@ class MenuOptimiser:
         return MenuDesign(tuple(params), paramax.NonTrainable(jnp.asarray(blur)))
 
     def outcome(self, thresholds: Array, events: MenuSample, gate: Callable[[Array], Array]) -> Outcome:
-        """Weighted efficiency and rate."""
+        """Objective and rate."""
         kept = accepted(margins(self.menu, thresholds, events.seeds), self.menu.prescales, gate)
-        return Outcome(jnp.sum(events.efficiency * kept), jnp.sum(events.rate * kept)[None])
+        sums = group_sums(events.worth * kept, events.group, self.groups)
+        return Outcome(self.goal(sums), jnp.sum(events.rate * kept)[None])
 
     def evaluate(self, design: MenuDesign, events: MenuSample) -> Outcome:
         """The same behind the kernel, whose derivative is that of the expectation."""
@@ -167,7 +184,7 @@ class MenuOptimiser:
         return best
 
     def refilled(self, thresholds: np.ndarray, budget: float) -> Stage:
-        """Single least significant bits taken back, most efficiency per rate first, while the budget holds."""
+        """Single least significant bits taken back, what gains most per rate first, while the budget holds."""
         best, open_ = self.at(thresholds), set(range(len(thresholds)))
         for _ in range(MOST_STEPS):
             tried = {}

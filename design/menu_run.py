@@ -1,21 +1,27 @@
 """A trigger menu from its settings to its result: read, optimised on one part of the events, judged on the others."""
 
-from collections.abc import Callable, Mapping
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 from diffhep.design.menu import BestMenu, MenuOptimiser, MenuSample
-from diffhep.trigger.menu_config import MenuSettings
-from diffhep.trigger.menu_events import MenuEvents, cuts_of, kinds_of, menu_of, read_menu_events
+from diffhep.inference.asymptotics import asimov_significance
+from diffhep.trigger.menu_config import AnalysisSettings, MenuSettings
+from diffhep.trigger.menu_events import MenuEvents, cuts_of, kinds_of, menu_of, read_menu_events, select
 from diffhep.trigger.rate import efficiency, menu_rates, turn_on
 from diffhep.trigger.seeds import Menu, margins
 
 Processes = Mapping[str, MenuEvents]
 BINS = 25  # of a turn-on curve
+SIMILAR = "analysis."  # before the names of an analysis' backgrounds, which may be those of others
+LEAST_EVENTS = 20  # of the background in each bin of an analysis
+NOTHING = 1e-6  # events of background where a menu leaves none: a significance needs some
 FRONT = (0.25, 4.0)  # range of budgets of the curve of efficiency against rate, relative
 
 
@@ -34,17 +40,23 @@ def run_menu(settings: MenuSettings, *, progress: Callable[[str, float], None] =
         name: read_menu_events(settings, b.file, {"cross_section": b.cross_section, "rate": b.rate})
         for name, b in settings.background.items()
     }
-    signals = {name: read_menu_events(settings, s.file) for name, s in settings.signals.items()}
+    signals, similar = read_signals(settings)
     progress("events", 1.0)
     budget = rate_limit(settings)
     check_irreducible(menu, settings, backgrounds)
-    halves = split(backgrounds, settings), split(signals, settings)
-    design, held_out = ({**b, **s} for b, s in zip(*halves, strict=True))
+    halves = [split(part, settings) for part in (backgrounds, signals, similar)]
+    design, held_out = ({**b, **s, **a} for b, s, a in zip(*halves, strict=True))
+    goal = None
+    if settings.analysis is not None:
+        goal = Significance(settings.analysis.bins, settings.analysis.uncertainty)
+        check_histogram(settings.analysis, [design[name] for name in similar])
 
-    judge, target = Judge(menu, settings), budget
+    judge, target = Judge(menu, settings, goal), budget
     stages, found, front = {"before": menu.start}, None, []
     if menu.cuts:
-        optimiser = MenuOptimiser(menu, joined(design, settings), budget)
+        optimiser = MenuOptimiser(
+            menu, joined(design, settings), budget, goal=goal, groups=1 if goal is None else 2 * goal.bins
+        )
         if settings.search.safety:
             # the relative error hardly depends on which thresholds give the rate
             seen = judge(optimiser.settled(menu.start, budget).thresholds, design)["rate"]
@@ -71,6 +83,7 @@ def run_menu(settings: MenuSettings, *, progress: Callable[[str, float], None] =
     return {
         "seeds": list(menu.names),
         "prescales": list(menu.prescales),
+        "objective": "weighted efficiency" if goal is None else "significance",
         "events": {name: {"design": design[name].size, "held_out": held_out[name].size} for name in design},
         "budget": {
             "rate": settings.budget.rate,
@@ -89,6 +102,52 @@ def run_menu(settings: MenuSettings, *, progress: Callable[[str, float], None] =
         "turn_on": {name: judge.turn_on(final, held_out[name]) for name in settings.signals},
         "front": front,
     }
+
+
+@dataclasses.dataclass(frozen=True)
+class Significance:
+    """Median expected significance of a histogram: signal in the first half of the groups, background in the other.
+
+    Attributes:
+        bins: of the histogram.
+        uncertainty: of the background of each bin, relative.
+    """
+
+    bins: int
+    uncertainty: float
+
+    def __call__(self, sums: Float[Array, " group"]) -> Float[Array, ""]:
+        """The significance; 0 and without slope where nothing is left."""
+        background = sums[self.bins :] + NOTHING
+        return asimov_significance(sums[: self.bins], background, (self.uncertainty * background) ** 2)
+
+
+def read_signals(settings: MenuSettings) -> tuple[dict[str, MenuEvents], dict[str, MenuEvents]]:
+    """The signals, and what the analysis cannot tell from them, with their places in its histogram."""
+    signals = {name: read_menu_events(settings, s.file) for name, s in settings.signals.items()}
+    given = settings.analysis
+    if given is None:
+        return signals, {}
+    similar = {f"{SIMILAR}{name}": read_menu_events(settings, b.file) for name, b in given.backgrounds.items()}
+    files = [*settings.signals.values(), *given.backgrounds.values()]
+    for (name, events), process in zip([*signals.items(), *similar.items()], files, strict=True):
+        found = select(given, process.file, process.cross_section)
+        (signals if name in signals else similar)[name] = dataclasses.replace(events, selected=found)
+    return signals, similar
+
+
+def check_histogram(analysis: AnalysisSettings, similar: Sequence[MenuEvents]) -> None:
+    """A ValueError if a bin has too few events of the background to say what is expected there."""
+    parts = [part.selected for part in similar if part.selected is not None]
+    counts = sum(np.bincount(part.bin[part.expected != 0], minlength=analysis.bins) for part in parts)
+    least = int(np.argmin(counts))
+    if counts[least] < LEAST_EVENTS:
+        edges = np.linspace(analysis.low, analysis.high, analysis.bins + 1)
+        msg = (
+            f"analysis: the bin from {edges[least]:g} to {edges[least + 1]:g} GeV has {counts[least]} events of the "
+            f"background to optimise with, at least {LEAST_EVENTS} are wanted: use wider bins, or more events"
+        )
+        raise ValueError(msg)
 
 
 def rate_limit(settings: MenuSettings) -> float:
@@ -138,17 +197,28 @@ def split(processes: Processes, settings: MenuSettings) -> tuple[dict[str, MenuE
 
 def joined(processes: Processes, settings: MenuSettings) -> MenuSample:
     """All processes in a row, with the weights of the rate and of the objective."""
-    rate, worth = [], []
+    rate, worth, group = [], [], []
     for name, events in processes.items():
-        is_signal = name in settings.signals
-        nothing = np.zeros(events.size)
-        rate.append(nothing if is_signal else events.weight)
-        share = settings.signals[name].weight / events.weight.sum() if is_signal else 0.0
-        worth.append(share * events.weight if is_signal else nothing)
+        rate.append(events.weight if name in settings.background else np.zeros(events.size))
+        gained, place = worth_of(name, events, settings)
+        worth.append(gained)
+        group.append(place)
     seeds = jax.tree.map(
         lambda *parts: jnp.concatenate(parts, axis=-1), *(events.seeds for events in processes.values())
     )
-    return MenuSample(seeds, jnp.concatenate(rate), jnp.concatenate(worth))
+    groups = None if settings.analysis is None else jnp.concatenate(group)
+    return MenuSample(seeds, jnp.concatenate(rate), jnp.concatenate(worth), groups)
+
+
+def worth_of(name: str, events: MenuEvents, settings: MenuSettings) -> tuple[np.ndarray, np.ndarray]:
+    """What each event of a process adds to the objective, and to which of its groups."""
+    nothing = np.zeros(events.size), np.zeros(events.size, int)
+    if events.selected is not None and settings.analysis is not None:
+        first = 0 if name in settings.signals else settings.analysis.bins
+        return events.selected.expected, events.selected.bin + first
+    if name not in settings.signals:
+        return nothing
+    return settings.signals[name].weight / events.weight.sum() * np.asarray(events.weight), nothing[1]
 
 
 def hard(menu: Menu, thresholds: np.ndarray, events: MenuEvents) -> np.ndarray:
@@ -162,13 +232,13 @@ _margins = eqx.filter_jit(margins)
 class Judge:
     """Hard cuts on some events: rates and efficiencies with their errors."""
 
-    def __init__(self, menu: Menu, settings: MenuSettings):
-        self.menu, self.settings = menu, settings
+    def __init__(self, menu: Menu, settings: MenuSettings, goal: Significance | None):
+        self.menu, self.settings, self.goal = menu, settings, goal
 
     def __call__(self, thresholds: np.ndarray, processes: Processes) -> dict[str, Any]:
-        """Rates of the backgrounds together, efficiencies of every signal and their weighted sum."""
+        """Rates of the backgrounds together, efficiencies of every signal, and the objective."""
         passes = {name: hard(self.menu, thresholds, events) for name, events in processes.items()}
-        backgrounds = [name for name in processes if name not in self.settings.signals]
+        backgrounds = [name for name in processes if name in self.settings.background]
         rates = menu_rates(
             np.concatenate([passes[name] for name in backgrounds]),
             np.concatenate([processes[name].weight for name in backgrounds]),
@@ -197,6 +267,35 @@ class Judge:
             "overlap": {"value": rates.overlap, "stderr": rates.overlap_error},
             "efficiency": found,
             "objective": pair(objective, float(np.sqrt(variance))),
+            **self.analysed(passes, processes),
+        }
+
+    def analysed(self, passes: Mapping[str, np.ndarray], processes: Processes) -> dict[str, Any]:
+        """The objective where there is an analysis, without a trigger too, and what it selects of every process."""
+        if self.goal is None:
+            return {}
+        all_sums, sums = np.zeros((2, 2 * self.goal.bins))
+        parts, selected = [], {}
+        for name, events in processes.items():
+            if events.selected is None:
+                continue
+            expected, place = worth_of(name, events, self.settings)
+            left = expected * self.kept(passes[name])
+            parts.append((place, left))
+            np.add.at(all_sums, place, expected)
+            np.add.at(sums, place, left)
+            counts = {"all": expected, "kept": left}
+            selected[name.removeprefix(SIMILAR)] = {
+                which: pair(float(weights.sum()), float(np.sqrt(np.sum(weights**2))))
+                for which, weights in counts.items()
+            }
+        value, slope = jax.value_and_grad(self.goal)(jnp.asarray(sums))
+        # to first order in every event, each of which is there or not on its own
+        variance = sum(np.sum((np.asarray(slope)[place] * weight) ** 2) for place, weight in parts)
+        return {
+            "objective": pair(float(value), float(np.sqrt(variance))),
+            "without_trigger": float(self.goal(jnp.asarray(all_sums))),
+            "selected": selected,
         }
 
     def kept(self, passes: np.ndarray) -> np.ndarray:

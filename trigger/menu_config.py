@@ -161,6 +161,53 @@ class SignalSettings(Settings):
 
     file: str = Field(description="ROOT file, or the name of a shipped sample")
     weight: float = Field(default=1.0, ge=0, description="of this efficiency in the objective []")
+    cross_section: Annotated[float, quantity("pb")] | None = Field(
+        default=None, gt=0, description="in place of the file's, for the analysis [pb]"
+    )
+
+
+class SelectedSettings(Settings):
+    """Events that an analysis cannot tell from its signal."""
+
+    file: str = Field(description="ROOT file, or the name of a shipped sample")
+    cross_section: Annotated[float, quantity("pb")] | None = Field(
+        default=None, gt=0, description="in place of the file's [pb]"
+    )
+
+
+class AnalysisSettings(Settings):
+    """The analysis that the menu serves: its significance takes the place of the weighted efficiency.
+
+    Objects are as they are, without the trigger's resolution. All signals of the menu count, each with its
+    cross-section.
+    """
+
+    luminosity: Annotated[float, quantity("1/pb")] = Field(gt=0, description="integrated [1/pb]")
+    object: str = Field(default="Photon", min_length=1, description="prefix of the branches")
+    observable: Literal["mass", "pt"] = Field(
+        default="mass", description="mass of the two hardest objects, taken as massless, or pt of the hardest"
+    )
+    low: Annotated[float, quantity("GeV")] = Field(description="of the histogram [GeV]")
+    high: Annotated[float, quantity("GeV")] = Field(description="of the histogram [GeV]")
+    bins: int = Field(default=10, ge=1, le=1000, description="of equal width [count]")
+    pt: tuple[Annotated[float, quantity("GeV")], ...] = Field(
+        default=(), max_length=2, description="least pt of the hardest object and of the second [GeV]"
+    )
+    eta: float | None = Field(default=None, gt=0, description="largest |eta| of these objects []")
+    uncertainty: float = Field(default=0.0, ge=0, description="of the background of each bin, relative []")
+    backgrounds: dict[str, SelectedSettings] = Field(min_length=1, description="events that look like the signal")
+
+    @property
+    def objects(self) -> int:
+        """How many objects an event must have."""
+        return max(len(self.pt), 2 if self.observable == "mass" else 1)
+
+    @model_validator(mode="after")
+    def _range(self) -> Self:
+        if not self.low < self.high:
+            msg = f"wanted low < high, got {self.low:g} and {self.high:g} GeV"
+            raise ValueError(msg)
+        return self
 
 
 class ObjectSettings(Settings):
@@ -224,12 +271,17 @@ class MenuSettings(Settings):
     objects: dict[str, ObjectSettings] = Field(default={}, description="how the trigger sees each kind of object")
     hardware: HardwareSettings = HardwareSettings()
     seeds: dict[str, Seed] = Field(min_length=1, description="the menu")
+    analysis: AnalysisSettings | None = Field(default=None, description="what the menu is for, if it is one analysis")
     search: SearchSettings = SearchSettings()
 
     @model_validator(mode="after")
     def _weights(self) -> Self:
         if not any(signal.weight > 0 for signal in self.signals.values()):
             msg = "signals: at least one weight must be above 0"
+            raise ValueError(msg)
+        weighted = [name for name, signal in self.signals.items() if signal.weight != 1]
+        if self.analysis is not None and weighted:
+            msg = f"signals.{weighted[0]}.weight: an analysis counts events by cross-section, it takes no weights"
             raise ValueError(msg)
         return self
 

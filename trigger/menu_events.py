@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int
 from diffhep.io import SHIPPED, read_branch, read_sample, shipped
 from diffhep.kinematics import diphoton_mass
 from diffhep.trigger.menu_config import (
+    AnalysisSettings,
     CrossSeed,
     DoubleSeed,
     MassSeed,
@@ -28,6 +29,7 @@ from diffhep.trigger.menu_config import (
 from diffhep.trigger.seeds import Cut, Menu, SeedValues
 from diffhep.units import luminosity_rate
 
+MOST = 16  # objects of an event that an analysis looks at
 Objects = Mapping[str, np.ndarray]
 """Quantities of the objects of one kind, (event, object), hardest first, and their `mask`."""
 
@@ -39,11 +41,13 @@ class MenuEvents(eqx.Module):
         seeds: in the order of the menu.
         weight: in Hz for a background, the generator's for a signal.
         leading: pt of the hardest object of each kind before the trigger's resolution [GeV], 0 where there is none.
+        selected: what the analysis makes of them, if there is one.
     """
 
     seeds: tuple[SeedValues, ...]
     weight: Float[Array, " event"]
     leading: dict[str, Float[Array, " event"]]
+    selected: "Selected | None" = None
 
     @property
     def size(self) -> int:
@@ -54,7 +58,20 @@ class MenuEvents(eqx.Module):
         """Some of the events, weighted to stand for all of them."""
         leading = {name: pt[rows] for name, pt in self.leading.items()}
         factor = self.size / max(len(rows), 1)
-        return MenuEvents(tuple(seed.take(rows) for seed in self.seeds), self.weight[rows] * factor, leading)
+        part = self.selected and Selected(self.selected.bin[rows], self.selected.expected[rows] * factor)
+        return MenuEvents(tuple(seed.take(rows) for seed in self.seeds), self.weight[rows] * factor, leading, part)
+
+
+class Selected(eqx.Module):
+    """Events in the histogram of an analysis.
+
+    Attributes:
+        bin: of each event; any where it is not selected.
+        expected: number of events that each stands for, 0 where it is not selected.
+    """
+
+    bin: Int[np.ndarray, " event"]
+    expected: Float[np.ndarray, " event"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,6 +227,47 @@ def read_menu_events(settings: MenuSettings, file: str, scale: Mapping[str, floa
     scores = {branch: read_branch(path, branch) for branch in sorted(per_event)}
     values = tuple(seed_values(seed, objects, scores) for seed in settings.seeds.values())
     return MenuEvents(values, weight, {kind: found["offline"] for kind, found in objects.items()})  # type: ignore[arg-type]
+
+
+def select(analysis: AnalysisSettings, file: str, cross_section: float | None) -> Selected:
+    """The events of a file in the histogram of an analysis.
+
+    Args:
+        analysis: its settings.
+        file: as for `read_menu_events`, whose order of events is kept.
+        cross_section: in place of the file's [pb].
+
+    Raises:
+        ValueError: the file cannot be read, lacks a branch, or has no cross-section.
+    """
+    sample = read_sample(
+        shipped(file) if file in SHIPPED else Path(file),
+        cross_section=cross_section,
+        collection=analysis.object,
+        fields=("pt", "eta", "phi"),
+        max_objects=MOST,
+    )
+    events = sample.events
+    mask = np.asarray(events.mask)
+    order = np.argsort(np.where(mask, -np.asarray(events["pt"]), np.inf), axis=1, kind="stable")[:, : analysis.objects]
+    there = np.take_along_axis(mask, order, axis=1)
+    pt, eta, phi = (np.take_along_axis(np.asarray(events[name]), order, axis=1) for name in ("pt", "eta", "phi"))
+    if there.shape[1] < analysis.objects:
+        msg = f"{sample.path}: no event has {analysis.objects} objects of {analysis.object}"
+        raise ValueError(msg)
+    kept = there.all(axis=1)
+    for number, least in enumerate(analysis.pt):
+        kept &= pt[:, number] > least
+    if analysis.eta is not None:
+        kept &= (np.abs(eta) < analysis.eta).all(axis=1)
+    value = pt[:, 0]
+    if analysis.observable == "mass":
+        legs = [jnp.asarray(np.where(there, x, 1.0)) for x in (pt, eta, phi)]
+        value = np.asarray(diphoton_mass(*(leg[:, 0] for leg in legs), *(leg[:, 1] for leg in legs)))
+    place = np.floor((value - analysis.low) / (analysis.high - analysis.low) * analysis.bins)
+    kept &= (place >= 0) & (place < analysis.bins)
+    weight = np.asarray(sample.expected(analysis.luminosity).weight)
+    return Selected(np.where(kept, place, 0).astype(int), np.where(kept, weight, 0.0))
 
 
 def branches(settings: MenuSettings, kind: str, given: ObjectSettings) -> dict[str, str]:

@@ -91,7 +91,7 @@ def turn_on(ax: Axes, content: dict[str, Any], signal: str, kind: str) -> Axes:
 
 
 def front(ax: Axes, result: dict[str, Any]) -> Axes:
-    """Weighted efficiency against the rate, on the events of the optimisation, with the menu at each stage."""
+    """The objective against the rate, on the events of the optimisation, with the menu at each stage."""
     points = sorted(result["front"], key=lambda point: point["rate"])
     rate, objective = ([p[key] for p in points] for key in ("rate", "objective"))
     ax.plot(rate, objective, "o-", color=BLUE, label="best thresholds")
@@ -99,5 +99,5 @@ def front(ax: Axes, result: dict[str, Any]) -> Axes:
         found = stage["design"]
         ax.plot([found["rate"]["value"]], [found["objective"]["value"]], shape, color=colour, label=name)
     ax.axvline(result["budget"]["limit"], color="black", linestyle="--", lw=1.3, label="budget")
-    ax.set(xscale="log", xlabel="Rate [Hz]", ylabel="Weighted efficiency")
+    ax.set(xscale="log", xlabel="Rate [Hz]", ylabel=result["objective"].capitalize())
     return marked(ax, "hard cuts, events of the optimisation")

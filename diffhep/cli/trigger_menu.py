@@ -78,8 +78,12 @@ def print_menu(folder: Path, result: dict[str, Any], seconds: float) -> None:
         print(f"  {with_error(last['bandwidth'])} MB/s of {budget['bandwidth'] or float('nan'):g} MB/s")
     for stage in stages:
         found = result["stages"][stage]
-        print(f"  {stage:8s} weighted efficiency {with_error(found['held_out']['objective'])}, ", end="")
+        print(f"  {stage:8s} {result['objective']} {with_error(found['held_out']['objective'])}, ", end="")
         print(f"rate {found['design']['rate']['value']:.4g} Hz on the events of the optimisation")
+    if "selected" in last:
+        print(f"  significance of everything that the analysis selects {last['without_trigger']:.4g}; kept: ", end="")
+        parts = last["selected"].items()
+        print(", ".join(f"{name} {x['kept']['value']:.4g} of {x['all']['value']:.4g}" for name, x in parts))
     if search := result["search"]:
         print(f"  {search['agree']} of {search['starts']} starts agree; one more Hz buys {search['gain_per_hz']:.3g}")
     if not budget["held"]:

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 import tomllib
 from typing import Any
 
@@ -15,6 +16,8 @@ import uproot
 
 from diffhep import cli
 from diffhep.gates import Hard
+from diffhep.inference.asymptotics import asimov_significance
+from diffhep.io import shipped
 from diffhep.io.root import read_branch
 from diffhep.settings import settings_from
 from diffhep.trigger.menu_config import MenuSettings
@@ -129,6 +132,84 @@ def test_json_and_another_budget_from_a_written_configuration(run, tmp_path, cap
     both = found["stages"]["before"], first["stages"]["before"]
     assert both[0]["held_out"]["rate"] == both[1]["held_out"]["seeds"]["Double"]["rate"]
     assert tomllib.loads((tmp_path / "out" / "config.toml").read_text())["budget"]["rate"] == "1 kHz"
+
+
+# --- the significance of an analysis ---
+
+ANALYSIS = """
+[analysis]
+luminosity = "139 1/fb"
+low = "105 GeV"
+high = "145 GeV"
+bins = 4
+pt = ["35 GeV", "25 GeV"]
+eta = 2.5
+uncertainty = 0.05
+
+[analysis.backgrounds.diphoton]
+file = "diphoton"
+"""
+
+
+def selected_mass(name):
+    """Mass and expected events of what an analysis of two photons selects, by awkward arrays."""
+    source: Any = uproot.open(shipped(name))
+    table, runs = source["Events"].arrays(), source["Runs"].arrays()
+    source.close()
+    photons = ak.zip({key: table[f"Photon_{key}"] for key in ("pt", "eta", "phi")})
+    order = ak.argsort(photons.pt, ascending=False)
+    two = ak.num(photons) >= 2
+    first, second = (photons[order][two][:, i] for i in range(2))
+    mass = np.sqrt(2 * first.pt * second.pt * (np.cosh(first.eta - second.eta) - np.cos(first.phi - second.phi)))
+    cuts = (first.pt > 35) & (second.pt > 25) & (abs(first.eta) < 2.5) & (abs(second.eta) < 2.5)
+    scale = 139e3 * ak.sum(runs["crossSection"]) / ak.sum(runs["genEventSumw"])
+    return np.asarray(mass[cuts], float), np.asarray(table["genWeight"][two][cuts], float) * float(scale)
+
+
+def test_thresholds_for_the_significance_of_an_analysis(tmp_path, capsys):
+    (tmp_path / "menu.toml").write_text(MENU + ANALYSIS)
+    assert cli.main(["trigger", "menu", str(tmp_path / "menu.toml"), "-o", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr().out
+    assert "after    significance" in printed
+    assert "significance of everything that the analysis selects" in printed
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert result["objective"] == "significance"
+    before, after = (result["stages"][name]["design"] for name in ("before", "after"))
+    assert after["objective"]["value"] > before["objective"]["value"]
+    assert after["rate"]["value"] <= result["budget"]["target"] * (1 + 1e-12)
+    # both halves stand for all events: what they select is what the files hold, within the errors of dividing them
+    values = {name: selected_mass(name) for name in ("higgs-diphoton", "diphoton")}
+    edges = np.linspace(105, 145, 5)
+    counts = {name: np.histogram(mass, edges, weights=weight)[0] for name, (mass, weight) in values.items()}
+    for name, row in (("higgs", "higgs-diphoton"), ("diphoton", "diphoton")):
+        halves = [result["stages"]["after"][half]["selected"][name] for half in ("design", "held_out")]
+        assert np.mean([half["all"]["value"] for half in halves]) == pytest.approx(counts[row].sum(), rel=1e-3)
+        assert all(0 < half["kept"]["value"] <= half["all"]["value"] for half in halves)
+    b = counts["diphoton"]
+    whole = float(asimov_significance(counts["higgs-diphoton"], b, (0.05 * b) ** 2))
+    for half in ("design", "held_out"):
+        assert result["stages"]["after"][half]["without_trigger"] == pytest.approx(whole, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("bins = 4", "bins = 400", r"GeV has \d+ events of the background to optimise with, at least 20 are wanted"),
+        ('high = "145 GeV"', 'high = "90 GeV"', "analysis: Value error, wanted low < high, got 105 and 90 GeV"),
+        ('luminosity = "139 1/fb"', 'luminosity = "139 GeV"', "analysis.luminosity: Value error, '139 GeV' is not in"),
+        ('object = "Photon"', 'object = "Muon"', "has no branch Muon_pt"),
+        ('file = "higgs-diphoton"', 'file = "higgs-diphoton"\nweight = 2', "signals.higgs.weight: an analysis counts"),
+    ],
+)
+def test_an_analysis_that_cannot_be_made(old, new, words, tmp_path, capsys):
+    text = MENU + ANALYSIS.replace("low =", 'object = "Photon"\nlow =')
+    assert old in text
+    (tmp_path / "menu.toml").write_text(text.replace(old, new))
+    assert cli.main(["trigger", "menu", str(tmp_path / "menu.toml"), "-o", str(tmp_path / "out")]) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("diffhep:")]
+    assert len(lines) == 1
+    assert re.search(words, lines[0])
+    assert not (tmp_path / "out").exists()
 
 
 # --- seeds of every kind ---

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.optimize
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -14,7 +15,9 @@ from numpy.testing import assert_allclose
 
 from diffhep.design.config import STUDIES
 from diffhep.design.menu import MenuOptimiser, MenuSample
+from diffhep.design.menu_run import Significance
 from diffhep.gates import Boundary, Hard
+from diffhep.inference.asymptotics import asimov_significance
 from diffhep.trigger.menu_config import ObjectSettings
 from diffhep.trigger.menu_events import measured
 from diffhep.trigger.rate import efficiency, menu_rates
@@ -201,6 +204,55 @@ def test_triggers_of_disjoint_events_end_at_the_closed_form():
     assert_allclose(found.final.thresholds / 0.25, np.round(found.final.thresholds / 0.25))
     # a step of 0.25 GeV on a slope of 12 GeV
     assert found.final.objective == pytest.approx(found.optimum.objective, rel=0.01)
+
+
+def test_a_significance_as_the_objective_ends_where_its_closed_form_is_largest():
+    # two triggers, each with signal, events of rate and a bin of its own; what looks like signal always passes
+    mean, scale, hertz = np.array([40.0, 50.0]), np.array([8.0, 10.0]), np.array([3e4, 8e3])
+    expected, background, count, budget = np.array([30.0, 60.0]), np.array([60.0, 150.0]), 3000, 100.0
+    sample, groups = two_histograms(mean, scale, hertz, expected, background, count)
+    cuts = single_cuts([(0.0, 200.0)] * 2, 0.4 * scale, [60.0, 60.0], step=0.25)
+    goal = Significance(2, 0.0)
+    found = MenuOptimiser(cuts, sample, budget, goal=goal, groups=groups).best(1)
+
+    def minus_z(t):
+        s = expected * np.exp(-t / mean)
+        return -np.sqrt(np.sum(2 * ((s + background) * np.log1p(s / background) - s)))
+
+    left = lambda t: budget - hertz @ np.exp(-t / scale)
+    best = scipy.optimize.minimize(
+        minus_z, [60.0, 60.0], constraints={"type": "ineq", "fun": left}, method="SLSQP", options={"ftol": 1e-12}
+    )
+    assert best.success
+    assert found.optimum.thresholds == pytest.approx(best.x, rel=0.005)
+    assert found.optimum.objective == pytest.approx(-best.fun, rel=2e-3)
+    assert found.optimum.rate <= budget
+
+
+def test_a_bin_that_is_left_without_background_has_a_significance():
+    goal = Significance(2, 0.1)
+    value, slope = jax.value_and_grad(goal)(jnp.array([0.0, 1.0, 0.0, 0.0]))
+    assert np.isfinite(value)
+    assert np.isfinite(slope).all()
+    assert float(goal(jnp.array([3.0, 0.0, 9.0, 5.0]))) == pytest.approx(
+        float(asimov_significance(3.0, 9.0, 0.81)), rel=1e-6
+    )
+
+
+def two_histograms(mean, scale, hertz, expected, background, count) -> tuple[MenuSample, int]:
+    """Signal at the quantiles of its spectra, events of rate stretched by six, and background far above all cuts."""
+    stretch, unit = 6.0, -np.log((np.arange(count) + 0.5) / count)
+    rate = stretch * scale[:, None] * unit
+    per_event = hertz[:, None] / count * stretch * np.exp(-rate / scale[:, None] * (1 - 1 / stretch))
+    x = np.concatenate([rate, mean[:, None] * unit, np.full((2, 1), 1e4)], axis=1)
+    seconds = np.concatenate([per_event, np.zeros((2, count + 1))], axis=1)
+    worth = np.concatenate(
+        [np.zeros((2, count)), np.repeat(expected[:, None] / count, count, 1), background[:, None]], axis=1
+    )
+    group = np.repeat([[0, 2], [1, 3]], [2 * count, 1], axis=1)
+    own = np.kron(np.eye(2, dtype=bool), np.ones((2 * count + 1, 1), bool))
+    seeds = columns(np.repeat(x.ravel()[:, None], 2, 1), own)
+    return MenuSample(seeds, jnp.asarray(seconds.ravel()), jnp.asarray(worth.ravel()), jnp.asarray(group.ravel())), 4
 
 
 def eight(count, seed) -> tuple[np.ndarray, np.ndarray]:
