@@ -23,6 +23,7 @@ from diffhep.surrogates.stack import Incidence, Stack, guess
 from diffhep.surrogates.surrogate import LayerSurrogate
 
 LEAST = 1e-20  # of a probability whose logarithm is taken
+LOG_LEAST = -46.0  # ln of it, rounded up
 
 
 class AutoregressiveSurrogate(LayerSurrogate):
@@ -62,19 +63,21 @@ class AutoregressiveSurrogate(LayerSurrogate):
             packed, below, log_above = inputs
             known = network.unpacked(packed)
             out = network.conditional(known, memory)
-            filled = below - jax.nn.sigmoid(out[..., -1])
-            inside = filled > LEAST
-            y = quantiles.quantile(out[..., :-1], jnp.log(jnp.where(inside, filled, 1.0)) - log_above)
-            log_share = jax.nn.log_sigmoid(y)
-            energy = jnp.where(inside, jnp.exp(memory[..., 0] + known.log_sum + log_share), 0.0)
-            left = memory[..., 0] + known.rest + jnp.where(inside, log_share - y, 0.0)
+            log_filled = jnp.log(jnp.maximum(below - jax.nn.sigmoid(out[..., -1]), LEAST))
+            inside = log_filled > LOG_LEAST
+            y = quantiles.quantile(out[..., :-1], log_filled - log_above)
+            left = memory[..., 0]
+            energy = jnp.where(inside, jnp.exp(left + known.log_sum) * jax.nn.sigmoid(y), 0.0)
+            left = left + known.rest - jnp.where(inside, jax.nn.softplus(y), 0.0)
             new = jnp.stack([left, memory[..., 1], shown(energy) - known.shown], axis=-1)
             return jnp.concatenate([new, memory[..., 2:-1]], axis=-1), energy
 
         memory = jnp.concatenate([start[..., None]] * 2 + [jnp.zeros((*start.shape, LAGS), start.dtype)], axis=-1)
         drawn = [jnp.moveaxis(v[..., 1:], -1, 0) for v in (below, log_tails[..., 1])]
         inputs = (jnp.moveaxis(packed, -2, 0), drawn[0], drawn[1])
-        memory, behind = jax.lax.scan(step, memory, inputs, reverse=True)
+        # a gradient works every layer out again: writing down and reading what all of them leave takes longer
+        again = jax.checkpoint(step, prevent_cse=False)
+        memory, behind = jax.lax.scan(again, memory, inputs, reverse=True)
         first = jnp.exp(memory[..., 0] + front.log_sum - front.rest)
         energies = jnp.concatenate([first[..., None], jnp.moveaxis(behind, 0, -1)], axis=-1)
         return cut(energies, self.stack.threshold) if hard else energies

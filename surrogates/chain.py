@@ -34,9 +34,13 @@ class Perceptron(NamedTuple):
 
     def __call__(self, x: Float[Array, "*shape inputs"]) -> Float[Array, "*shape outputs"]:
         """The outputs, along the last axis."""
-        for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
-            x = jax.nn.silu(product(x, weight) + bias)
-        return product(x, self.weights[-1]) + self.biases[-1]
+        return self.after_first(product(x, self.weights[0]))
+
+    def after_first(self, x: Float[Array, "*shape hidden"]) -> Float[Array, "*shape outputs"]:
+        """The outputs, from the product of the inputs with the first weights."""
+        for weight, bias in zip(self.weights[1:], self.biases[:-1], strict=True):
+            x = product(jax.nn.silu(x + bias), weight)
+        return x + self.biases[-1]
 
 
 def perceptron(*sizes: int, last: Array, key: PRNGKeyArray) -> Perceptron:
@@ -106,8 +110,9 @@ class Chain(NamedTuple):
         """
         dtype = self.recall.dtype
         features, pooled, energy = (v.astype(dtype) for v in (seen.features, seen.pooled, seen.energy))
-        inputs = jnp.concatenate([features, jnp.broadcast_to(pooled[..., None, :], features.shape)], axis=-1)
-        out = self.stack(inputs)
+        # the layers' mean is the same for all of them: multiplied once
+        own, mean = jnp.split(self.stack.weights[0], 2)
+        out = self.stack.after_first(product(features, own) + product(pooled, mean)[..., None, :])
         sums = running_sum(energy)
         total = sums[..., -1]
         summary = jnp.sum((energy / total[..., None])[..., None] * out[..., -SUMMARY:], axis=-2)
