@@ -4,7 +4,7 @@ VENV := .venv
 BIN  := $(VENV)/bin
 UV   := uv==0.13.8
 # environments of the peers that do not work with our pins
-PEERS := .venv-peers .venv-cheetah .venv-tomopt .venv-hgq
+PEERS := .venv-peers .venv-cheetah .venv-tomopt .venv-hgq .venv-conifer
 PINNED := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 \
 	XLA_FLAGS="--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
 RUN  ?= runs/demo
@@ -12,7 +12,7 @@ RUN  ?= runs/demo
 LONGEST := higgs-diphoton ecal-layers muon-tomography
 export UV_PYTHON_DOWNLOADS := never
 
-.PHONY: help setup demo studies test test-long check lint types layers bench surrogate-benchmark trigger-benchmark trigger-proofs lock wheel samples clean
+.PHONY: help setup demo studies test test-long check lint types layers bench surrogate-benchmark trigger-benchmark trees-benchmark trigger-proofs lock wheel samples clean
 .DEFAULT_GOAL := help
 
 help:                            ## list every target
@@ -54,6 +54,9 @@ surrogate-benchmark: $(VENV)/.ok ## the shipped surrogates beside Geant4: time a
 
 trigger-benchmark: $(VENV)/.ok .venv-hgq/.ok ## learned bit widths beside HGQ2: accuracy against lookup tables, steps a second (long)
 	$(PINNED) $(BIN)/python -m tests.benchmark.formats
+
+trees-benchmark: $(VENV)/.ok .venv-conifer/.ok ## learned bit widths beside boosted trees by conifer, on JETS=file.npz (needs ghdl, yosys)
+	$(PINNED) $(BIN)/python -m tests.benchmark.trees $(JETS)
 
 trigger-proofs: $(VENV)/.ok      ## six kinds of network as Verilog, a million inputs each against JAX (long)
 	$(BIN)/python -m tests.benchmark.proofs
