@@ -9,6 +9,7 @@ from diffhep.trigger.fixed_point import FixedPoint as FixedPoint
 from diffhep.trigger.fixed_point import decode as decode
 from diffhep.trigger.fixed_point import encode as encode
 from diffhep.trigger.fixed_point import quantise as quantise
+from diffhep.trigger.hls import export_hls as export_hls
 from diffhep.trigger.labelled import five_classes as five_classes
 from diffhep.trigger.labelled import read_labelled as read_labelled
 from diffhep.trigger.learned import LearnedLinear as LearnedLinear
@@ -39,6 +40,8 @@ from diffhep.trigger.rate import turn_on as turn_on
 from diffhep.trigger.resources import LutModel as LutModel
 from diffhep.trigger.resources import ebops as ebops
 from diffhep.trigger.resources import lut_model as lut_model
+from diffhep.trigger.routes import export_function as export_function
+from diffhep.trigger.routes import verify_function as verify_function
 from diffhep.trigger.rtl import export_rtl as export_rtl
 from diffhep.trigger.seeds import Cut as Cut
 from diffhep.trigger.seeds import Menu as Menu
@@ -48,4 +51,5 @@ from diffhep.trigger.seeds import margins as margins
 from diffhep.trigger.seeds import snapped as snapped
 from diffhep.trigger.trained import write_firmware as write_firmware
 from diffhep.trigger.verify import verify as verify
+from diffhep.trigger.verify_hls import verify_hls as verify_hls
 from diffhep.trigger.verify_rtl import verify_rtl as verify_rtl

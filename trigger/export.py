@@ -10,12 +10,8 @@ Beside the firmware a project holds `classifier.json` (the integer codes, from w
 classifier gives the same bytes, whenever and wherever it is exported.
 """
 
-import contextlib
 import hashlib
 import json
-import sys
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +19,13 @@ import numpy as np
 
 from diffhep.trigger import rtl
 from diffhep.trigger.fixed_point import FixedPoint
+from diffhep.trigger.hls4ml_graph import write_graph
 from diffhep.trigger.lowering import Traced, Words, trace
 from diffhep.trigger.project import (
     CARD,
     DEFAULT_PART,
     README,
+    RTL,
     check_card,
     check_free,
     new_folder,
@@ -39,7 +37,6 @@ from diffhep.trigger.quantised import QuantisedClassifier
 CARD_SCHEMA, CARD_VERSION = "diffhep trigger model card", 1
 TOOLS = ("diffhep", "hls4ml", "jax", "numpy")
 CLASSIFIER = "classifier.json"
-RTL = "rtl"  # the folder of the Verilog in a project
 HLS_MODES = ("RND", "TRN"), ("SAT", "SAT_SYM", "WRAP")  # what hls4ml's `BitExact` pass follows
 
 
@@ -96,33 +93,10 @@ def classifier_logic(model: QuantisedClassifier) -> Traced:
 
 
 def write_project(model: QuantisedClassifier, folder: Path, *, name: str, clock_period_ns: float, part: str) -> None:
-    """Write what hls4ml generates into a new folder, freed of what changes from run to run."""
-    from hls4ml.model.graph import ModelGraph
-    from hls4ml.utils.config import create_config
-
-    layers = layer_list(model)
-    with foreign_output():
-        config = create_config(
-            output_dir=str(folder),
-            project_name=name,
-            backend="Vitis",
-            io_type="io_parallel",
-            clock_period=clock_period_ns,
-            part=part,
-        )
-        precision = {"default": "ap_fixed<16,6>", "maximum": "ap_fixed<64,32>"}  # BitExact replaces both everywhere
-        settings = {"Precision": precision, "ReuseFactor": 1, "Strategy": "Latency", "BitExact": True}
-        config["HLSConfig"] = {"Model": settings}
-        config["InputData"] = config["OutputPredictions"] = None
-        graph = ModelGraph.from_layer_list(config, layers, [layers[0]["name"]], [layers[-1]["name"]])
-        graph.write()
-    # hls4ml draws a random stamp and records the folder: neither belongs to the project
-    stamp, steady = graph.config.get_config_value("Stamp"), weights_hash(model)[:8]
-    script, record = folder / "build_lib.sh", folder / "hls4ml_config.yml"
-    script.write_text(script.read_text(encoding="utf-8").replace(stamp, steady), encoding="utf-8")
-    lines = {"OutputDir": "OutputDir: .", "Stamp": f"Stamp: '{steady}'"}
-    kept = [lines.get(line.split(":")[0], line) for line in record.read_text(encoding="utf-8").splitlines()]
-    record.write_text("\n".join(kept) + "\n", encoding="utf-8")
+    """Write what hls4ml generates for a classifier into a new folder."""
+    settings: dict[str, Any] = {"name": name, "clock_period_ns": clock_period_ns, "part": part}
+    # the pass `BitExact` replaces every type
+    write_graph(folder, layer_list(model), stamp=weights_hash(model)[:8], bit_exact=True, **settings)
 
 
 def layer_list(model: QuantisedClassifier) -> list[dict[str, Any]]:
@@ -178,22 +152,6 @@ def check_not_constant(model: QuantisedClassifier, number: int) -> None:
             f"export: layer {number} never reaches half of {layer.output.lsb:g}, the step of its output {layer.output}"
         )
         raise ValueError(msg)
-
-
-@contextlib.contextmanager
-def foreign_output() -> Iterator[None]:
-    """Keeps hls4ml's messages off standard output, and turns the one warning that matters into an error.
-
-    Standard output belongs to the JSON of the command line.
-    """
-    with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
-        # "... bit-exactness may be compromised", in several wordings
-        warnings.filterwarnings("error", message=".*[Bb]it-?exact", category=UserWarning)
-        try:
-            yield
-        except UserWarning as warning:
-            msg = f"export: hls4ml warns about a layer: {' '.join(str(warning).split())}"
-            raise ValueError(msg) from warning
 
 
 def weights_hash(model: QuantisedClassifier) -> str:

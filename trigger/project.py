@@ -12,10 +12,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from diffhep.io import read_json
+from diffhep.trigger.fixed_point import FixedPoint
+from diffhep.trigger.lowering import Words
 
 DEFAULT_PART = "xcvu13p-flga2577-2-e"
 CARD, README = "model_card.json", "README.md"
+HLS, RTL = "hls", "rtl"  # folders of the two routes
 # names the generated C++ and Verilog already use, and the keywords that look like names of a trigger
 RESERVED = frozenset(
     """
@@ -135,6 +140,30 @@ def compare_files(folder: Path, build: Path, *, code: str, source: str, written_
         msg = f"{folder}: firmware is not that of {source}: {wrong[0]}{more}{reason}; export it again"
         raise ValueError(msg)
     return len(generated)
+
+
+def compare_card(folder: Path, card: dict[str, Any], again: dict[str, Any]) -> None:
+    """A ValueError unless a card says what the same project, generated again, says."""
+    wrong = [key for key in again if key != "versions" and card.get(key) != again[key]]
+    if wrong:
+        msg = f"{folder / CARD}: {wrong[0]} is not that of the function; export it again"
+        raise ValueError(msg)
+
+
+def read_words(folder: Path, schema: str, number: int) -> tuple[Words, ...]:
+    """The arguments of a project's function as its card gives them; a ValueError if it is none."""
+    card = read_card(folder, schema, number)
+    try:
+        return tuple(
+            Words(
+                tuple(array["shape"]),
+                np.array([FixedPoint.parse(word["type"]) for word in array["words"]], object).reshape(array["shape"]),  # type: ignore[arg-type]
+            )
+            for array in card["inputs"]
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        msg = f"{folder / CARD}: inputs not understood: {error}"
+        raise ValueError(msg) from error
 
 
 def files_hash(folder: Path) -> str:

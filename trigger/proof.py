@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 
 from diffhep.trigger.fixed_point import FixedPoint
 
+COMPILER = "install the package g++ (Debian) or gcc-c++ (Fedora)"  # how to get it
 BATCH = 100_000  # events simulated at once: bounds the memory
 
 
@@ -52,7 +53,7 @@ def find_compiler() -> str:
     """The C++ compiler; a ValueError that names the package to install."""
     compiler = shutil.which("g++")
     if compiler is None:
-        msg = "verify: g++ not found, it compiles the simulations: install the package g++ (Debian) or gcc-c++ (Fedora)"
+        msg = f"verify: g++ not found, it compiles the simulations: {COMPILER}"
         raise ValueError(msg)
     return compiler
 

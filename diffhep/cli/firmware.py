@@ -27,7 +27,7 @@ def trigger(args: list[str]) -> int:
 
 
 def trigger_export(args: list[str]) -> int:
-    """A run's trigger classifier as an hls4ml project, or a trained trigger's Verilog for another clock."""
+    """A run's trigger classifier, or a trained trigger for another clock, as an hls4ml project and as Verilog."""
     options = parse(
         "diffhep trigger export",
         args,
@@ -47,7 +47,7 @@ def trigger_export(args: list[str]) -> int:
     timing = {"clock_period_ns": options.clock_period, "levels_per_stage": options.levels or None}
     if is_training(options.run):
         if not options.verilog:
-            msg = f"--no-verilog: {options.run} has been trained for Verilog, and nothing else can be exported of it"
+            msg = f"--no-verilog: both routes of {options.run} are written from one logic; leave the option out"
             raise ValueError(msg)
         card = export_training(options.run, options.output, **timing)
     else:
@@ -57,8 +57,8 @@ def trigger_export(args: list[str]) -> int:
     if options.json:
         print_json({"folder": str(options.output), "model_card": card, "missing": missing})
     else:
-        project = "hls4ml project and Verilog" if "rtl" in card else "hls4ml project"
-        written = "Verilog" if is_training(options.output) else project
+        both = "rtl" in card or is_training(options.output)
+        written = "hls4ml project and Verilog" if both else "hls4ml project"
         print(f"{options.output}: {written} written; prove it with: diffhep trigger verify {options.output}")
     return 0
 

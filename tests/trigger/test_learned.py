@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffhep.trigger import DenseClassifier, FixedPoint, LearnedClassifier, LearnedLinear, Quantiser, Words, trace
+from diffhep.trigger.comparison import compiled, encode_words
 from diffhep.trigger.learned import Granularity
 from diffhep.trigger.primitive import quantise_kif
-from diffhep.trigger.verify_rtl import encode_words, evaluate
 
 FORMAT = FixedPoint(1, 3, 6)
 
@@ -52,7 +52,7 @@ def differences(function, words, *, events=2000, seed=0):
     formats = list(words.formats().ravel())
     rng = np.random.default_rng(seed)
     codes = np.stack([rng.integers(f.codes[0], f.codes[1] + 1, events) for f in formats], axis=1)
-    want = evaluate(function, codes, [words], formats)
+    want = compiled(function, [words])(codes)
     got = np.tile(traced.constants, (events, 1))
     values = np.ldexp(codes.astype(float), [-f.f for f in formats])
     got[:, np.isnan(traced.constants)] = traced.circuit.evaluate(values)

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from jax import lax
 
 from diffhep.trigger import FixedPoint, Words, quantise_kif, trace
+from diffhep.trigger.comparison import compiled, encode_words
 from diffhep.trigger.lowering import PRIMITIVES
-from diffhep.trigger.verify_rtl import encode_words, evaluate
 from tests.trigger.programs import program
 
 pytestmark = pytest.mark.needs("da4ml")
@@ -31,7 +31,7 @@ def differences(function, *words, events=EVENTS, seed=0):
     formats = [format for w in words for format in w.formats().ravel()]
     rng = np.random.default_rng(seed)
     codes = np.stack([rng.integers(f.codes[0], f.codes[1] + 1, events) for f in formats], axis=1)
-    want = evaluate(function, codes, words, formats)
+    want = compiled(function, words)(codes)
     got = np.tile(traced.constants, (events, 1))
     values = np.ldexp(codes.astype(float), [-f.f for f in formats])
     got[:, np.isnan(traced.constants)] = traced.circuit.evaluate(values)
