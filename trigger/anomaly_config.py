@@ -72,7 +72,8 @@ class AnomalyTraining(Settings):
         warm_up=1200, ramp=9600, batch=512, rate=4e-3, first_price=3e-7, last_price=4e-6
     )
     # of exp(-loss), which all that can be learned of minimum bias raises by a few per cent only
-    firmware: FirmwareSettings = FirmwareSettings(tolerance=0.001)
+    # two stages at the 40 MHz of the bunch crossings, from register to register
+    firmware: FirmwareSettings = FirmwareSettings(tolerance=0.001, clock_period=25.0, levels=15, input_register=False)
 
     @model_validator(mode="after")
     def _budget(self) -> Self:

@@ -1,7 +1,7 @@
 """Settings of a training for firmware: a TOML file, every constant of which the command line can override."""
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -79,8 +79,14 @@ class FirmwareSettings(Settings):
     levels: int = Field(
         default=5, ge=0, description="adders between two registers; 0 for logic without a clock [count]"
     )
+    input_register: bool = Field(default=True, description="begin with a register; without it, inputs come from one")
     part: str = Field(default="xcvu13p-flga2577-2-e", description="part number, as Vivado spells it")
     inputs: int = Field(default=100_000, ge=1, description="random inputs of the proof [count]")
+
+    @property
+    def pipeline(self) -> dict[str, Any]:
+        """What the Verilog is asked for, as `diffhep.trigger.export_rtl` takes it."""
+        return {"levels_per_stage": self.levels or None, "input_register": self.input_register}
 
 
 class TriggerTraining(Settings):

@@ -3,7 +3,8 @@ r"""How fast logic could be clocked: the longest path of a netlist that yosys ma
 Cells have the delays of an Artix-7 that come with yosys (prjxray, means over their pins), and every wire takes `WIRE`,
 what yosys's own mapper assumes for that device; inside a slice, between the blocks of a carry chain and into the
 multiplexers behind lookup tables, there is none. A path begins at a register or an input and ends at a register or an
-output. It is an estimate: placement may lengthen a wire, while the devices that triggers are built with are faster.
+output; where there are registers, inputs come from one too. It is an estimate: placement may lengthen a wire, while the
+devices that triggers are built with are faster.
 """
 
 from collections import defaultdict
@@ -61,6 +62,10 @@ def longest_path(module: Mapping[str, Any]) -> Path:
             if cell["port_directions"][port] == "output":
                 driver |= {bit: number for bit in bits if isinstance(bit, int)}
     starts = lambda kind: kind in ("FD", "SRL")
+    if any(starts(kind) for kind, _ in cells):
+        given = [port["bits"] for port in module["ports"].values() if port["direction"] == "input"]
+        driver |= {bit: len(cells) for bits in given for bit in bits if isinstance(bit, int)}
+        cells.append(("FD", {"connections": {}, "port_directions": {}}))
     after, waits = defaultdict(list), [0] * len(cells)
     sources: list[list[tuple[str, int]]] = [[] for _ in cells]
     for number, (_, cell) in enumerate(cells):

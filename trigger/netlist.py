@@ -2,7 +2,7 @@
 
 A *cell* is a wire (a word whose range and step are known) or a plain number. Every operation here is exact: it gives
 the cell that holds the result for all values the operands can take, and a plain number where that is only one value.
-What rounds is `fixed`, what is no polynomial is `table`.
+What rounds and overflows is in `diffhep.trigger.fixed_logic`; what is no polynomial is `table`.
 
 da4ml is an optional package, under the LGPL: imported when a circuit is made, never copied, except for the Verilog
 primitives that it puts into every project (`src/static`).
@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from diffhep.trigger.modes import Overflow, Rounding
 from diffhep.trigger.pipeline import cut
 
 PACKAGE = "da4ml==0.6.0"
@@ -197,6 +196,12 @@ def select(bit: Cell, one: Cell, zero: Cell) -> Cell:
     return settled(key(bit).msb_mux(zero, one))
 
 
+def choice(bit: Wire, one: Cell, zero: Cell, within: tuple[float, float]) -> Cell:
+    """`one` where the bit is 1, `zero` where it is 0, when it is known between which values the result lies."""
+    finest = min(span(one)[2], span(zero)[2])
+    return settled(key(bit).msb_mux(zero, one, (*within, finest)))
+
+
 def key(bit: Wire) -> Wire:
     """What a choice looks at: 1 for the first of two, where the bit is 0.
 
@@ -253,74 +258,14 @@ def table(cell: Wire, values: Float[np.ndarray, " n"]) -> Cell:
     return settled(cell.lookup(np.asarray(values, np.float64)))
 
 
-def fixed(cell: Cell, k: int, i: int, f: int, rounding: Rounding, overflow: Overflow) -> Cell:
-    """The cell in the format (k, i, f): the modes of `diffhep.trigger.modes` in logic."""
-    if k + i + f <= 0:
-        return 0.0
-    step = 2.0**-f
-    cell = rounded(cell, f, rounding)
-    high = 2.0**i - step
-    low = -k * (max(high, step) if overflow == "SAT_SYM" else 2.0**i)
-    least, most, _ = span(cell)
-    if low <= least and most <= high:
-        return cell
-    if overflow == "WRAP":
-        return wrapped(cell, k, i, f)
-    if overflow == "SAT_ZERO":
-        inside = inverse(gate("or", below(cell, low), below(high, cell)))
-        # the outside values do not matter: the low bits are the word
-        return select(inside, wrapped(cell, k, i, f), 0.0)
-    return smaller(larger(cell, low), high)
+def bits_of(cell: Wire, k: int, i: int, f: int) -> Cell:
+    """Bits of a word, read as a word of the format (k, i, f)."""
+    return settled(cell.quantize(k, i, f, "WRAP", "TRN"))
 
 
-def wrapped(cell: Cell, k: int, i: int, f: int) -> Cell:
-    """The low bits of a cell that lies on the grid, as a word of the format."""
-    low, high, step = span(cell)
-    if not is_wire(cell):
-        return (cell + k * 2.0**i) % 2.0 ** (k + i) - k * 2.0**i
-    reach = max(math.ceil(math.log2(bound)) for bound in (-low, high + step) if bound > 0)
-    if k or low >= 0 or i <= reach + 1:
-        return settled(cell.quantize(k, i, f, "WRAP", "TRN"))
-    # da4ml 0.6 forgets the copies of the sign bit above the source's own bits
-    bits = settled(cell.quantize(0, reach + 1, f, "WRAP", "TRN"))
-    return add(bits, multiply(below(cell, 0.0), 2.0**i - 2.0 ** (reach + 1)))
-
-
-def rounded(cell: Cell, f: int, rounding: Rounding) -> Cell:
-    """The cell on the grid of f fractional bits: what is added before the low bits are dropped decides the mode."""
-    finest, step = span(cell)[2], 2.0**-f
-    if finest >= step:
-        return cell
-    half, least = step / 2, finest
-    match rounding:
-        case "RND":
-            cell = add(cell, half)
-        case "RND_MIN_INF":
-            cell = add(cell, half - least)
-        case "RND_ZERO":
-            cell = add(add(cell, half - least), multiply(below(cell, 0.0), least))
-        case "RND_INF":
-            cell = add(add(cell, half), multiply(below(cell, 0.0), -least))
-        case "RND_CONV":
-            odd = fixed(floor(cell, f), 0, 1 - f, f, "TRN", "WRAP")  # the last bit that is kept
-            cell = add(add(cell, half - least), multiply(odd, least / step))
-        case "TRN_ZERO":
-            cell = add(cell, multiply(below(cell, 0.0), step - least))
-    return floor(cell, f)
-
-
-def floor(cell: Cell, f: int) -> Cell:
-    """The cell without what lies behind f fractional bits."""
-    low, high, finest = span(cell)
-    step = 2.0**-f
-    if finest >= step:
-        return cell
-    if not is_wire(cell):
-        return math.floor(cell / step) * step
-    largest = max(math.floor(high / step) + 1, -math.floor(low / step))
-    if largest <= 0 or math.floor(high / step) == math.floor(low / step):
-        return math.floor(low / step) * step
-    return settled(cell.quantize(int(low < 0), (largest - 1).bit_length() - f, f, "WRAP", "TRN"))
+def some(kind: str, bits: Cell) -> Cell:
+    """1 where `any` or `all` bits of a word are 1."""
+    return settled(bits.unary_bit_op(kind)) if is_wire(bits) else float(bits != 0)
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ def export_function(
     name: str = "trigger",
     clock_period_ns: float = 5.0,
     levels_per_stage: int | None = 5,
+    input_register: bool = True,
     part: str = DEFAULT_PART,
     metadata: dict[str, Any] | None = None,
 ) -> dict[str, dict[str, Any]]:
@@ -46,6 +47,7 @@ def export_function(
         name: of the top C++ function and the top module, a lower-case identifier.
         clock_period_ns: target clock period [ns].
         levels_per_stage: of the Verilog, adders between two registers of the pipeline; None for logic without a clock.
+        input_register: whether that pipeline begins with a register; without it, words should come from one.
         part: FPGA part number, as Vitis and Vivado spell it.
         metadata: what else belongs on the model cards (seed, data, training), as JSON allows.
 
@@ -57,23 +59,32 @@ def export_function(
     words = (inputs,) if isinstance(inputs, Words) else tuple(inputs)
     settings: dict[str, Any] = {"name": name, "clock_period_ns": clock_period_ns, "part": part}
     check_hls_settings(**settings)
-    check_rtl_settings(levels_per_stage=levels_per_stage, **settings)
+    pipeline = {"levels_per_stage": levels_per_stage, "input_register": input_register}
+    check_rtl_settings(**pipeline, **settings)
     check_card({"metadata": metadata})
     check_free(Path(folder))
     traced = trace(function, *words)
     with new_folder(Path(folder)) as unfinished:
         unfinished.mkdir()
-        return write_routes(unfinished, traced, levels_per_stage=levels_per_stage, metadata=metadata, **settings)
+        return write_routes(unfinished, traced, pipeline, metadata=metadata, **settings)
 
 
 def write_routes(
-    folder: Path, traced: Traced, *, levels_per_stage: int | None, metadata: dict[str, Any] | None, **settings: Any
+    folder: Path, traced: Traced, pipeline: dict[str, Any], *, metadata: dict[str, Any] | None, **settings: Any
 ) -> dict[str, dict[str, Any]]:
-    """Write `hls` and `rtl` of a function into a folder that has neither; returns both cards."""
+    """Write `hls` and `rtl` of a function into a folder that has neither; returns both cards.
+
+    Args:
+        folder: of both.
+        traced: the logic.
+        pipeline: what only the Verilog is asked for: `levels_per_stage` and `input_register`.
+        metadata: for both cards.
+        settings: what both routes take.
+    """
     with new_folder(folder / HLS) as unfinished:
         first = hls.write_project(unfinished, traced, metadata=metadata, **settings)
     with new_folder(folder / RTL) as unfinished:
-        second = rtl.write_project(unfinished, traced, metadata=metadata, levels_per_stage=levels_per_stage, **settings)
+        second = rtl.write_project(unfinished, traced, metadata=metadata, **pipeline, **settings)
     return {HLS: first, RTL: second}
 
 

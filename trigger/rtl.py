@@ -10,6 +10,7 @@ A project holds `src/` (Verilog), `sim/testbench.cpp` (for Verilator), scripts f
 gives the same bytes, whenever and wherever it is exported.
 """
 
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -33,6 +34,7 @@ from diffhep.trigger.project import (
 from diffhep.trigger.simulation import write_testbench
 
 RTL_SCHEMA, RTL_VERSION = "diffhep trigger rtl card", 1
+NO_REGISTER = " It has no register at its inputs: the words should come from one."
 TOOLS = ("diffhep", "da4ml", "jax", "numpy")
 FOREIGN = (
     "sim",
@@ -49,6 +51,7 @@ def export_rtl(
     name: str = "trigger",
     clock_period_ns: float = 5.0,
     levels_per_stage: int | None = 5,
+    input_register: bool = True,
     part: str = DEFAULT_PART,
     metadata: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
@@ -61,6 +64,7 @@ def export_rtl(
         name: name of the top module, a lower-case identifier.
         clock_period_ns: target clock period [ns].
         levels_per_stage: adders between two registers of the pipeline; None for logic without a clock.
+        input_register: whether a pipeline begins with a register; without it, words should come from one.
         part: FPGA part number, as Vivado spells it.
         metadata: what else belongs on the model card (seed, data, training), as JSON allows.
 
@@ -72,7 +76,8 @@ def export_rtl(
     >>> card = export_rtl(jax.nn.relu, "rtl", inputs=Words((4,), FixedPoint(1, 3, 4)))  # doctest: +SKIP
     """
     words = (inputs,) if isinstance(inputs, Words) else tuple(inputs)
-    settings = {"clock_period_ns": clock_period_ns, "levels_per_stage": levels_per_stage, "part": part}
+    settings: dict[str, Any] = {"clock_period_ns": clock_period_ns, "levels_per_stage": levels_per_stage, "part": part}
+    settings["input_register"] = input_register
     check_rtl_settings(name, **settings)
     check_card({"metadata": metadata})
     check_free(Path(folder))
@@ -90,12 +95,17 @@ def write_project(folder: Path, traced: Traced, *, metadata: dict[str, Any] | No
     return card
 
 
-def check_rtl_settings(name: str, *, clock_period_ns: float, levels_per_stage: int | None, part: str) -> None:
+def check_rtl_settings(
+    name: str, *, clock_period_ns: float, levels_per_stage: int | None, part: str, input_register: bool = True
+) -> None:
     """A ValueError that names a setting the project could not take."""
     check_settings(name, clock_period_ns, part)
     whole = isinstance(levels_per_stage, int) and not isinstance(levels_per_stage, bool)
     if levels_per_stage is not None and not (whole and 1 <= levels_per_stage <= 1000):
         msg = f"export: levels per stage must be an integer from 1 to 1000 or None, got {levels_per_stage!r}"
+        raise ValueError(msg)
+    if not isinstance(input_register, bool):
+        msg = f"export: input register must be true or false, got {input_register!r}"
         raise ValueError(msg)
 
 
@@ -107,6 +117,7 @@ def write_rtl(
     clock_period_ns: float,
     levels_per_stage: int | None,
     part: str,
+    input_register: bool = True,
 ) -> dict[str, Any]:
     """Write what is generated into a new folder; returns the card without metadata."""
     circuit = traced.circuit
@@ -120,8 +131,10 @@ def write_rtl(
         path = folder / foreign
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     (folder / "src" / f"{name}_wrapper.v").unlink()
-    # a register at the input, one after each stage of logic
-    latency = 0 if levels_per_stage is None else written["stages"] + 1
+    # one register after each stage of logic, and perhaps one at the input
+    latency = 0 if levels_per_stage is None else written["stages"] + input_register
+    if levels_per_stage is not None and not input_register:
+        without_input_register(folder / "src" / f"{name}.v")
     bits = {"model_inp": int(circuit.inputs.sum()), "model_out": int(circuit.outputs.sum())}
     write_testbench(folder, name=name, latency=latency, **bits)
     return {
@@ -131,6 +144,7 @@ def write_rtl(
         "clock_period_ns": clock_period_ns,
         "part": part,
         "levels_per_stage": levels_per_stage,
+        "input_register": input_register,
         "latency_cycles": latency,
         "latency_ns": latency * clock_period_ns,
         "initiation_interval_cycles": 0 if levels_per_stage is None else 1,
@@ -157,6 +171,17 @@ def word_records(traced: Traced) -> dict[str, list[dict[str, Any]]]:
             for shape, kif, constants in zip(traced.shapes, kifs, values, strict=True)
         ],
     }
+
+
+def without_input_register(top: Path) -> None:
+    """Let the words go into the first stage as they arrive, in the top module that da4ml wrote."""
+    text = top.read_text(encoding="utf-8")
+    text, registers = re.subn(r"\breg (\[\d+:0\] stage0_inp);", r"wire \1 = model_inp;", text)
+    text, clocked = re.subn(r"\n *stage0_inp <= model_inp;", "", text)
+    if (registers, clocked) != (1, 1):
+        msg = f"export: {top.name} has no input register to be taken out; this da4ml writes another pipeline"
+        raise ValueError(msg)
+    top.write_text(text, encoding="utf-8")
 
 
 def split(words: np.ndarray, shapes: Sequence[tuple[int, ...]]) -> list[np.ndarray]:
@@ -199,7 +224,7 @@ def readme(card: dict[str, Any]) -> str:
     timing = (
         f"""`{name}` takes a new event at every rising edge of `clk`; its result stands at `model_out` after the
 {card["latency_cycles"]}th edge, {card["latency_ns"]:g} ns at a clock period of {card["clock_period_ns"]:g} ns
-(not checked here: timing is known after place and route)."""
+(not checked here: timing is known after place and route).{"" if card["input_register"] else NO_REGISTER}"""
         if clocked
         else f"`{name}` is combinational: no clock, {card['levels']:g} levels of adders."
     )

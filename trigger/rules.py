@@ -13,7 +13,7 @@ import numpy as np
 from jax import lax
 from jax.extend.core import JaxprEqn
 
-from diffhep.trigger import netlist
+from diffhep.trigger import fixed_logic, netlist
 from diffhep.trigger.netlist import Cell, RefusedError, is_wire
 from diffhep.trigger.tables import Lazy, Views, fits, looked_up
 
@@ -34,7 +34,7 @@ def divide(eqn: JaxprEqn, a: Cell, b: Cell) -> Cell:
         msg = "a divisor must be a constant"
         raise RefusedError(msg)
     quotient = netlist.multiply(a, 1.0 / b)
-    return netlist.rounded(quotient, 0, "TRN_ZERO") if integers(eqn) else quotient
+    return fixed_logic.rounded(quotient, 0, "TRN_ZERO") if integers(eqn) else quotient
 
 
 def power(eqn: JaxprEqn, a: Cell) -> Cell:
@@ -58,13 +58,13 @@ def convert(eqn: JaxprEqn, a: Cell) -> Cell:
     kind = eqn.params["new_dtype"]
     if kind == np.bool_:
         return netlist.differs(a, 0.0)
-    return netlist.rounded(a, 0, "TRN_ZERO") if jnp.issubdtype(kind, jnp.integer) else a
+    return fixed_logic.rounded(a, 0, "TRN_ZERO") if jnp.issubdtype(kind, jnp.integer) else a
 
 
 def to_integer(eqn: JaxprEqn, a: Cell) -> Cell:
     """To the nearest whole number."""
     even = eqn.params["rounding_method"] == lax.RoundingMethod.TO_NEAREST_EVEN
-    return netlist.rounded(a, 0, "RND_CONV" if even else "RND_INF")
+    return fixed_logic.rounded(a, 0, "RND_CONV" if even else "RND_INF")
 
 
 def choose(eqn: JaxprEqn, which: Cell, *cases: Cell) -> Cell:
@@ -94,7 +94,7 @@ def shift(sign: int) -> Callable[..., Cell]:
         if is_wire(by):
             msg = "the number of bits must be a constant"
             raise RefusedError(msg)
-        return netlist.floor(netlist.multiply(a, 2.0 ** (sign * by)), 0)
+        return fixed_logic.floor(netlist.multiply(a, 2.0 ** (sign * by)), 0)
 
     return rule
 
@@ -108,7 +108,7 @@ def quantise(eqn: JaxprEqn, x: Cell, k: Cell, i: Cell, f: Cell) -> Cell:
     if sum(whole) > 53 or max(map(abs, whole)) > 64:
         msg = f"a word of {sum(whole)} bits, i = {whole[1]}, f = {whole[2]} is wider than 53 bits or out of range"
         raise RefusedError(msg)
-    return netlist.fixed(x, *whole, **eqn.params)
+    return fixed_logic.fixed(x, *whole, **eqn.params)
 
 
 def integers(eqn: JaxprEqn) -> bool:
@@ -145,8 +145,8 @@ ELEMENTS: dict[str, Callable[..., Cell]] = {
     "shift_left": shift(1),
     "shift_right_arithmetic": shift(-1),
     "select_n": choose,
-    "floor": lambda eqn, a: netlist.floor(a, 0),
-    "ceil": lambda eqn, a: netlist.negative(netlist.floor(netlist.negative(a), 0)),
+    "floor": lambda eqn, a: fixed_logic.floor(a, 0),
+    "ceil": lambda eqn, a: netlist.negative(fixed_logic.floor(netlist.negative(a), 0)),
     "round": to_integer,
     "is_finite": lambda eqn, a: 1.0,
     "convert_element_type": convert,

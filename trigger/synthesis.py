@@ -13,13 +13,16 @@ from diffhep.trigger.simulation import synthesise
 from diffhep.trigger.verify_rtl import INSTALL
 
 
-def synthesised(function: Callable[..., Any], inputs: Words, *, levels_per_stage: int | None) -> dict[str, Any]:
+def synthesised(
+    function: Callable[..., Any], inputs: Words, *, levels_per_stage: int | None, input_register: bool = True
+) -> dict[str, Any]:
     """What a function takes, as `diffhep.trigger.simulation.synthesise`, and da4ml's `cost`, `levels` and `cycles`.
 
     Args:
         function: of one event, such as the logits of a frozen network.
         inputs: shape and format of its words.
         levels_per_stage: adders between two registers; None for logic without a clock.
+        input_register: whether a pipeline begins with a register.
 
     Raises:
         ValueError: yosys or da4ml is missing, or the function cannot be exported.
@@ -30,9 +33,10 @@ def synthesised(function: Callable[..., Any], inputs: Words, *, levels_per_stage
         raise ValueError(msg)
     traced = trace(function, inputs)
     settings: dict[str, Any] = {"name": "trigger", "clock_period_ns": 5.0, "part": DEFAULT_PART}
+    settings |= {"levels_per_stage": levels_per_stage, "input_register": input_register}
     with tempfile.TemporaryDirectory(prefix="diffhep-synthesis-") as name:
         folder = Path(name) / "project"
-        card = write_rtl(folder, traced, levels_per_stage=levels_per_stage, **settings)
+        card = write_rtl(folder, traced, **settings)
         found = synthesise(folder, "trigger", yosys)
     kept = ("luts", "flip_flops", "dsps", "longest_ns", "longest_cells", "tool")
     taken = {name: found[name] for name in kept}

@@ -89,7 +89,7 @@ def chosen(
 
     def count(member: FrontMember) -> dict[str, Any]:
         exported = made(member.network)
-        return synthesised(exported.function, exported.words, levels_per_stage=firmware.levels or None)
+        return synthesised(exported.function, exported.words, **firmware.pipeline)
 
     if firmware.budget is None:
         best = max(member.accuracy for member in front)
@@ -197,9 +197,9 @@ def write_logic(
     cards = write_routes(
         run.path,
         trace(exported.function, exported.words),
+        firmware.pipeline,
         name=NAME,
         clock_period_ns=firmware.clock_period,
-        levels_per_stage=firmware.levels or None,
         part=firmware.part,
         metadata={"classifier": exported.sha256},
     )
@@ -263,7 +263,12 @@ def is_training(folder: str | Path) -> bool:
 
 
 def export_training(
-    folder: str | Path, output: str | Path, *, clock_period_ns: float, levels_per_stage: int | None
+    folder: str | Path,
+    output: str | Path,
+    *,
+    clock_period_ns: float,
+    levels_per_stage: int | None,
+    input_register: bool = True,
 ) -> dict[str, Any]:
     """Write the network of a trained folder by both routes for another clock to a new folder; returns its card.
 
@@ -272,13 +277,14 @@ def export_training(
         output: the new folder, which `verify_training` can prove.
         clock_period_ns: target clock period [ns].
         levels_per_stage: adders between two registers; None for logic without a clock.
+        input_register: whether a pipeline begins with a register; without it, words should come from one.
 
     Raises:
         ValueError: the folder holds no trained network, the new one something, or a setting is not usable.
     """
     card = read_json(Path(folder) / CARD)
-    timing = {"clock_period_ns": clock_period_ns, "levels_per_stage": levels_per_stage}
-    return _write_project(read_exported(folder), card, output, **timing)
+    pipeline = {"levels_per_stage": levels_per_stage, "input_register": input_register}
+    return _write_project(read_exported(folder), card, output, pipeline, clock_period_ns=clock_period_ns)
 
 
 def export_network(
@@ -310,30 +316,30 @@ def export_network(
         "luts_model": float(lut_model().luts(network)),
         "versions": tool_versions(TOOLS),
     }
-    timing = {"clock_period_ns": clock_period_ns, "levels_per_stage": levels_per_stage}
-    return _write_project(exported, card, output, **timing)
+    pipeline = {"levels_per_stage": levels_per_stage, "input_register": True}
+    return _write_project(exported, card, output, pipeline, clock_period_ns=clock_period_ns)
 
 
 def _write_project(
     exported: Exported,
     card: dict[str, Any],
     output: str | Path,
+    pipeline: dict[str, Any],
     *,
     clock_period_ns: float,
-    levels_per_stage: int | None,
 ) -> dict[str, Any]:
     """A new folder with a network, its firmware and its card, which says nothing of another clock's logic."""
     part = card["settings"]["firmware"]["part"]
-    check_rtl_settings(NAME, clock_period_ns=clock_period_ns, levels_per_stage=levels_per_stage, part=part)
+    check_rtl_settings(NAME, clock_period_ns=clock_period_ns, part=part, **pipeline)
     check_free(Path(output))
     with new_folder(Path(output)) as unfinished:
         unfinished.mkdir()
         cards = write_routes(
             unfinished,
             trace(exported.function, exported.words),
+            pipeline,
             name=NAME,
             clock_period_ns=clock_period_ns,
-            levels_per_stage=levels_per_stage,
             part=part,
             metadata={"classifier": exported.sha256},
         )

@@ -109,6 +109,7 @@ class Logic:
         self.program: Path | None = None
         card = read_card(folder, RTL_SCHEMA, RTL_VERSION)
         settings = {key: card.get(key) for key in ("clock_period_ns", "levels_per_stage", "part")}
+        settings["input_register"] = card.get("input_register", True)
         self.name, self.clock_period_ns = card["name"], card["clock_period_ns"]
         say(f"writing {folder.name} again from the function")
         with timed(seconds, "write Verilog"):

@@ -36,6 +36,7 @@ def trigger_export(args: list[str]) -> int:
         clock_period=(float, 5.0, "clock period [ns]", ()),
         verilog=(bool, True, "also write Verilog, where da4ml is installed", ()),
         levels=(int, 5, "adders between two registers of the Verilog; 0 for logic without a clock", ()),
+        input_register=(bool, True, "begin a trained trigger's Verilog with a register", ()),
     )
     start_jax()
     from diffhep.design.firmware import export_run
@@ -49,7 +50,7 @@ def trigger_export(args: list[str]) -> int:
         if not options.verilog:
             msg = f"--no-verilog: both routes of {options.run} are written from one logic; leave the option out"
             raise ValueError(msg)
-        card = export_training(options.run, options.output, **timing)
+        card = export_training(options.run, options.output, **timing, input_register=options.input_register)
     else:
         run = RunFolder.open(options.run)
         card = export_run(run, options.output, **timing, verilog=options.verilog and not missing)

@@ -8,7 +8,7 @@ import itertools
 import numpy as np
 import pytest
 
-from diffhep.trigger import FixedPoint, Words, netlist
+from diffhep.trigger import FixedPoint, Words, fixed_logic, netlist
 from diffhep.trigger.c_simulation import compile_simulation, simulate
 from diffhep.trigger.hls import write_hls
 from diffhep.trigger.lowering import Traced
@@ -32,7 +32,7 @@ def cells(x, y):
         low, high, step = netlist.span(wire)
         yield netlist.table(wire, np.round(8 * np.sin(np.arange(round((high - low) / step) + 1))) / 4)
     for wire, rounding, overflow in zip(xs + ys, ROUNDINGS, 2 * OVERFLOWS, strict=False):
-        word = netlist.fixed(wire, 1, 0, 1, rounding, overflow)
+        word = fixed_logic.fixed(wire, 1, 0, 1, rounding, overflow)
         yield from (logic(word) for logic, _ in AFTER.values())
     bits = [netlist.below(wire, 0.5) for wire in xs]
     for kind, (a, b) in itertools.product(("and", "or", "xor"), itertools.combinations(bits, 2)):

@@ -43,6 +43,14 @@ def test_logic_without_registers_and_multiplexers_without_wires():
     assert longest_path(module([], outputs=[1])).cells == 0
 
 
+def test_inputs_come_from_registers_where_there_are_any():
+    lut = cell("LUT6", {"I0": [1]}, {"O": [2]})
+    last = cell("FDRE", {"D": [2], "C": [0]}, {"Q": [3]})
+    found = longest_path(module([lut, last], outputs=[3]))
+    assert found.ns == pytest.approx(DELAYS["FD"] + WIRE + DELAYS["LUT6"] + WIRE)
+    assert found.cells == 2
+
+
 def test_unknown_cells_and_loops_are_refused():
     with pytest.raises(ValueError, match="nothing is known of cells RAMB36E1"):
         longest_path(module([cell("RAMB36E1", {"A": [1]}, {"Q": [2]})]))

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffhep.trigger import FixedPoint, Words, netlist, quantise_kif
+from diffhep.trigger import FixedPoint, Words, fixed_logic, netlist, quantise_kif
 from diffhep.trigger.lowering import trace
 from diffhep.trigger.modes import OVERFLOWS, ROUNDINGS
 from diffhep.trigger.pipeline import cut
@@ -35,7 +35,7 @@ def evaluate(build, *formats):
 
 def fixed(cell, kif, rounding, overflow):
     k, i, f = kif
-    return netlist.fixed(cell, k, i, f, rounding, overflow)
+    return fixed_logic.fixed(cell, k, i, f, rounding, overflow)
 
 
 BINARY = {
@@ -81,6 +81,20 @@ def test_every_mode_is_that_of_the_emulation(rounding, overflow):
         build = lambda x, s=s, kif=kif: fixed(netlist.multiply(x, s), kif, rounding, overflow)
         got, (x,) = evaluate(build, (k, i, width - k - i))
         np.testing.assert_array_equal(got, quantise_kif(s * x, *kif, rounding=rounding, overflow=overflow))
+
+
+SOURCES = ((1, 2, 0), (0, 3, 1), (1, -1, 4), (1, 4, -2), (0, 1, 3))
+TARGETS = ((1, 1, 1), (0, 1, 2), (1, 0, 0), (0, -1, 3), (1, -2, 5), (0, 3, -1), (1, 2, -2))
+
+
+@pytest.mark.parametrize("s", FACTORS)
+def test_words_of_any_sign_and_grid_saturate(s):
+    for source, kif in itertools.product(SOURCES, TARGETS):
+        for shift in (0.0, -1.5):
+            build = lambda x, kif=kif, shift=shift: fixed(netlist.add(netlist.multiply(x, s), shift), kif, "TRN", "SAT")
+            got, (x,) = evaluate(build, source)
+            want = quantise_kif(s * x + shift, *kif, rounding="TRN", overflow="SAT")
+            np.testing.assert_array_equal(got, want, err_msg=f"{source} {kif} {shift}")
 
 
 BEFORE = {

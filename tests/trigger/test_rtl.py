@@ -74,6 +74,23 @@ def test_a_pipeline_of_random_functions_is_exact_event_after_event(tmp_path):
     json.dumps(report)
 
 
+@pytest.mark.needs("g++", "verilator")
+def test_a_pipeline_without_an_input_register_is_exact_and_one_cycle_shorter(tmp_path):
+    words = Words((6,), FORMAT)
+    total = lambda x: jnp.sum(x * jnp.array([1.0, -3.0, 0.5, 2.0, 7.0, 1.25]))
+    made = [
+        export_rtl(total, tmp_path / name, inputs=words, levels_per_stage=2, input_register=name == "with")
+        for name in ("with", "without")
+    ]
+    assert made[0]["latency_cycles"] == made[1]["latency_cycles"] + 1 >= 3
+    top = (tmp_path / "without" / "src" / "trigger.v").read_text()
+    assert "stage0_inp = model_inp;" in top
+    assert "<= model_inp" not in top
+    assert "no register at its inputs" in (tmp_path / "without" / "README.md").read_text()
+    report = verify_rtl(tmp_path / "without", total, n=5000, synthesis=False)
+    assert (report["mismatches"], report["outputs"]) == (0, 5000)
+
+
 @pytest.mark.long
 @pytest.mark.needs("g++", "verilator")
 @pytest.mark.parametrize("part", range(21))
@@ -244,6 +261,8 @@ def change_card(folder, **entries):
         (lambda f: change_card(f, clock_period_ns=2.0), "differs"),
         (lambda f: change_card(f, name="evil; x"), "name must be a lower-case"),
         (lambda f: change_card(f, levels_per_stage="2"), "levels per stage must be an integer"),
+        (lambda f: change_card(f, input_register=1), "input register must be true or false, got 1"),
+        (lambda f: change_card(f, input_register=False), "differs"),
         (lambda f: change_card(f, inputs=[{"shape": [1], "words": [{"type": "int"}]}]), "inputs not understood"),
         (lambda f: change_card(f, schema="other"), "not a rtl card of version 1"),
         (lambda f: (f / "model_card.json").unlink(), "not an exported trigger project"),
