@@ -31,13 +31,13 @@ def check_tools() -> None:
 
 
 def is_learned(run: RunFolder) -> bool:
-    """Whether a run's classifier has learned words, for which there is Verilog and no hls4ml project."""
+    """Whether a run's classifier has learned words, so that both routes are written from its logic."""
     content = run.read_json(CLASSIFIER)
     return isinstance(content, dict) and content.get("schema") == LEARNED
 
 
 def export_run(run: RunFolder, folder: str | Path, **settings: Any) -> dict[str, Any]:
-    """Write the hls4ml project of a run's classifier, or the Verilog of one with learned words; returns its model card.
+    """Write the hls4ml project and the Verilog of a run's classifier; returns its model card.
 
     Args:
         run: the run.
@@ -53,7 +53,7 @@ def export_run(run: RunFolder, folder: str | Path, **settings: Any) -> dict[str,
         origin["data"] = run.read_json("result.json")["data"]
     if is_learned(run):
         if not settings.pop("verilog", True):
-            msg = f"--no-verilog: the words of {run.path} are learned, and only Verilog can be exported of them"
+            msg = f"--no-verilog: both routes of {run.path} are written from one logic; leave the option out"
             raise ValueError(msg)
         return export_network(LearnedClassifier.from_dict(run.read_json(CLASSIFIER)), folder, origin, **settings)
     return export(QuantisedClassifier.from_dict(run.read_json(CLASSIFIER)), folder, metadata=origin, **settings)

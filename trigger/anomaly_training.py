@@ -299,9 +299,9 @@ def write_anomaly(
 def timing_record(rtl: Mapping[str, Any], counted: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """The shortest clock period that the deepest stage lets through, by `diffhep.trigger.depth`, and the latency.
 
-    None where yosys is missing.
+    None where yosys is missing, or has used cells whose delays are not known.
     """
-    if counted is None:
+    if counted is None or counted["longest_ns"] is None:
         return None
     # without a clock all of the logic is one path
     latency = max(rtl["latency_cycles"], 1) * counted["longest_ns"]

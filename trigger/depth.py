@@ -37,12 +37,16 @@ class Path(NamedTuple):
     cells: int
 
 
+class UnknownCellError(ValueError):
+    """A cell whose delay is not known."""
+
+
 def kind_of(cell: str) -> str:
-    """The entry of `DELAYS` for a cell of yosys; a ValueError if there is none."""
+    """The entry of `DELAYS` for a cell of yosys; an UnknownCellError if there is none."""
     found = next((kind for kind in DELAYS if cell.startswith(kind)), None)
     if found is None:
         msg = f"depth: nothing is known of cells {cell}"
-        raise ValueError(msg)
+        raise UnknownCellError(msg)
     return found
 
 
@@ -53,7 +57,8 @@ def longest_path(module: Mapping[str, Any]) -> Path:
         module: `ports` and `cells`.
 
     Raises:
-        ValueError: a cell that nothing is known of, or a loop of logic.
+        UnknownCellError: a cell that nothing is known of.
+        ValueError: a loop of logic.
     """
     cells = [(kind_of(cell["type"]), cell) for cell in module["cells"].values()]
     driver: dict[int, int] = {}

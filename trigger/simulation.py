@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from diffhep.trigger.depth import longest_path
+from diffhep.trigger.depth import UnknownCellError, longest_path
 
 WORD = 32  # bits in a word of the test bench's files
 
@@ -180,7 +180,8 @@ def synthesise(folder: Path, name: str, yosys: str) -> dict[str, Any]:
     Returns:
         `luts` (LUT1 to LUT6 cells; Vivado packs pairs of small ones, so never compare with its tables), `flip_flops`,
         `carries`, `dsps`, `cells` (of each kind), `tool`, and `longest_ns`, `longest_cells`: the longest path between
-        two registers, or through logic without any, as `diffhep.trigger.depth` estimates it.
+        two registers, or through logic without any, as `diffhep.trigger.depth` estimates it; None where there are cells
+        that it knows nothing of.
     """
     # a table may not become block memory, which -nobram forbids, nor may its style ask for anything else
     script = (
@@ -201,15 +202,18 @@ def synthesise(folder: Path, name: str, yosys: str) -> dict[str, Any]:
             cells[row[1] or row[4]] = int(row[2] or row[3])
     total = lambda pattern: sum(count for kind, count in cells.items() if re.fullmatch(pattern, kind))
     netlist = json.loads((memory / "netlist.json").read_text(encoding="utf-8"))
-    longest = longest_path(netlist["modules"][name])
+    try:
+        longest = longest_path(netlist["modules"][name])
+    except UnknownCellError:
+        longest = None
     version = run_tool([yosys, "-V"], folder, "yosys").split(" (")[0].strip()
     return {
         "luts": total("LUT[1-6]"),
         "flip_flops": total(r"FD\w+"),
         "carries": total("CARRY[48]"),
         "dsps": total(r"DSP\w+"),
-        "longest_ns": longest.ns,
-        "longest_cells": longest.cells,
+        "longest_ns": longest and longest.ns,
+        "longest_cells": longest and longest.cells,
         "cells": dict(sorted(cells.items())),
         "tool": f"{version}, xcup",
     }

@@ -26,8 +26,8 @@ Differentiable high-energy physics: from events to a better detector and its tri
   generate jets -n N -o FILE.npz [--classes ...] [--constituents]  labelled jets with their substructure from Pythia 8
   generate geant4 -n N -o FILE.npz [options] [--resume]            showers in a sampling calorimeter from Geant4
   trigger menu CONFIG.toml -o DIR [--rate-budget R]                rates, efficiencies and best thresholds of a menu
-  trigger train [CONFIG.toml] -o DIR [--resume] [overrides]        learned bit widths within a budget, as proved Verilog
-  trigger anomaly [CONFIG.toml] -o DIR [--resume] [overrides]      an autoencoder's anomaly score, as proved Verilog
+  trigger train [CONFIG.toml] -o DIR [--resume] [overrides]        learned bit widths within a budget, proved as logic
+  trigger anomaly [CONFIG.toml] -o DIR [--resume] [overrides]      an autoencoder's anomaly score, proved as logic
   trigger export RUN -o DIR                                        a run's trigger classifier for hls4ml and as Verilog
   trigger verify DIR [--n N]                                       C simulation and Verilog against JAX, bit for bit
   surrogate train [CONFIG.toml] -o DIR [--resume] [overrides]      a stand-in for Geant4, conditioned on the stack

@@ -146,14 +146,15 @@ def main() -> int:
     """Train both for every seed, count, compare."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", nargs="?", type=Path, help="labelled events, .npz; the synthetic sample if none")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=3, help="how many")
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=4800, help="of the ramp")
     parser.add_argument("--members", type=int, default=10, help="networks of each front that are synthesised")
     parser.add_argument("--rates", type=float, nargs="*", default=[THEIRS["rate"]], help="step sizes of HGQ2")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     records = []
-    for seed in range(options.seeds):
+    for seed in range(options.first_seed, options.first_seed + options.seeds):
         settings = settings_of(seed, options.steps, options.data)
         given = settings.data
         sample = (
