@@ -21,7 +21,6 @@ Processes = Mapping[str, MenuEvents]
 BINS = 25  # of a turn-on curve
 SIMILAR = "analysis."  # before the names of an analysis' backgrounds, which may be those of others
 LEAST_EVENTS = 20  # of the background in each bin of an analysis
-NOTHING = 1e-6  # events of background where a menu leaves none: a significance needs some
 FRONT = (0.25, 4.0)  # range of budgets of the curve of efficiency against rate, relative
 
 
@@ -48,8 +47,8 @@ def run_menu(settings: MenuSettings, *, progress: Callable[[str, float], None] =
     design, held_out = ({**b, **s, **a} for b, s, a in zip(*halves, strict=True))
     goal = None
     if settings.analysis is not None:
-        goal = Significance(settings.analysis.bins, settings.analysis.uncertainty)
-        check_histogram(settings.analysis, [design[name] for name in similar])
+        least = event_weights(settings.analysis, [design[name] for name in similar])
+        goal = Significance(settings.analysis.bins, settings.analysis.uncertainty, least)
 
     judge, target = Judge(menu, settings, goal), budget
     stages, found, front = {"before": menu.start}, None, []
@@ -111,15 +110,19 @@ class Significance:
     Attributes:
         bins: of the histogram.
         uncertainty: of the background of each bin, relative.
+        least: background of each bin, at least: one event of its sample. Where a menu leaves fewer, that is all that is
+            known; and next to an edge, where the kernel overshoots, or with negative weights, a sum may be below 0.
     """
 
     bins: int
     uncertainty: float
+    least: Float[np.ndarray, " bin"]
 
     def __call__(self, sums: Float[Array, " group"]) -> Float[Array, ""]:
         """The significance; 0 and without slope where nothing is left."""
-        background = sums[self.bins :] + NOTHING
-        return asimov_significance(sums[: self.bins], background, (self.uncertainty * background) ** 2)
+        background = jnp.maximum(sums[self.bins :], self.least)
+        signal = jnp.maximum(sums[: self.bins], 0.0)
+        return asimov_significance(signal, background, (self.uncertainty * background) ** 2)
 
 
 def read_signals(settings: MenuSettings) -> tuple[dict[str, MenuEvents], dict[str, MenuEvents]]:
@@ -136,8 +139,12 @@ def read_signals(settings: MenuSettings) -> tuple[dict[str, MenuEvents], dict[st
     return signals, similar
 
 
-def check_histogram(analysis: AnalysisSettings, similar: Sequence[MenuEvents]) -> None:
-    """A ValueError if a bin has too few events of the background to say what is expected there."""
+def event_weights(analysis: AnalysisSettings, similar: Sequence[MenuEvents]) -> Float[np.ndarray, " bin"]:
+    """What one event of the background stands for in each bin, on average.
+
+    Raises:
+        ValueError: a bin has too few events to say what is expected there, or their weights add up to nothing.
+    """
     parts = [part.selected for part in similar if part.selected is not None]
     counts = sum(np.bincount(part.bin[part.expected != 0], minlength=analysis.bins) for part in parts)
     least = int(np.argmin(counts))
@@ -148,6 +155,11 @@ def check_histogram(analysis: AnalysisSettings, similar: Sequence[MenuEvents]) -
             f"background to optimise with, at least {LEAST_EVENTS} are wanted: use wider bins, or more events"
         )
         raise ValueError(msg)
+    expected = sum(np.bincount(part.bin, part.expected, analysis.bins) for part in parts)
+    if not np.all(expected > 0):
+        msg = f"analysis: the weights of the background add up to {np.min(expected):.3g} events in one of the bins"
+        raise ValueError(msg)
+    return expected / counts
 
 
 def rate_limit(settings: MenuSettings) -> float:

@@ -253,7 +253,8 @@ def write_anomaly(
     """Choose an encoder of a front, set its threshold, export it, prove it, and write all of it; returns the card.
 
     Raises:
-        ValueError: no encoder fits the budget, it cannot be exported, or g++, Verilator or da4ml is missing.
+        ValueError: no encoder fits the budget, it cannot be exported, or da4ml is missing. Without g++ or Verilator
+            the proof leaves out what they would run, and the card says so.
     """
     rows = {"design": np.concatenate([data.rows["train"], data.rows["choose"]]), "held_out": data.rows["judge"]}
     design, headroom = rows["design"], settings.rate.headroom

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from diffhep.trigger.fixed_point import FixedPoint, encode, require_x64
-from diffhep.trigger.lowering import Traced, Words
+from diffhep.trigger.lowering import Traced, Words, formats_of
 from diffhep.trigger.proof import BATCH, Tally, check_number, random_inputs, timed
 
 Run = Callable[[Float[np.ndarray, "event in"], Int[np.ndarray, "event in"]], Float[np.ndarray, "event out"]]
@@ -54,7 +54,7 @@ class Comparison:
     @property
     def formats(self) -> list[FixedPoint]:
         """The format of each input word."""
-        return [format for words in self.words for format in words.formats().ravel()]
+        return formats_of(self.words)
 
     def run(self, **simulations: Run) -> dict[str, Any]:
         """Count the output words on which JAX and the simulations do not agree.
@@ -92,6 +92,9 @@ class Comparison:
 
 def flat_inputs(inputs: Sequence[np.ndarray], words: Sequence[Words]) -> Float[np.ndarray, "event word"]:
     """One row an event; a ValueError unless the arrays fit the arguments and are finite."""
+    if isinstance(inputs, np.ndarray):
+        msg = "verify: inputs: a list of arrays wanted, one for each argument, got one array"
+        raise ValueError(msg)
     arrays = [np.asarray(array, np.float64) for array in inputs]
     wanted = [("events", *w.shape) for w in words]
     shapes = [array.shape for array in arrays]
@@ -129,7 +132,7 @@ def compiled(
     function: Callable[..., Any], words: Sequence[Words]
 ) -> Callable[[Int[np.ndarray, "event in"]], Float[np.ndarray, "event out"]]:
     """The compiled function, from the codes of all input words to all outputs, one row an event."""
-    formats = [format for w in words for format in w.formats().ravel()]
+    formats = formats_of(words)
     ends = np.cumsum([int(np.prod(w.shape)) for w in words])[:-1]
     batched = jax.jit(jax.vmap(lambda *x: jax.tree.map(jnp.asarray, function(*x))))
 

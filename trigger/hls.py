@@ -43,6 +43,7 @@ from diffhep.trigger.rtl import split, word_records
 HLS_SCHEMA, HLS_VERSION = "diffhep trigger hls card", 1
 TOOLS = ("diffhep", "hls4ml", "da4ml", "jax", "numpy")
 LAYER, LOGIC = "traced_function", "traced_logic"  # the layer, and the C++ function that da4ml generates
+TYPES = ("ap_fixed", "ap_ufixed", "ap_int", "ap_uint", "result_t")  # names that the C++ has for other things
 MAX_POINT = 64  # bits before and behind the binary point of a constant result
 
 
@@ -80,6 +81,7 @@ def export_hls(
     check_card({"metadata": metadata})
     check_free(Path(folder))
     traced = trace(function, *words)
+    array_types(traced)  # an output that has no type is refused before there is a folder
     with new_folder(Path(folder)) as unfinished:
         return write_project(unfinished, traced, metadata=metadata, **settings)
 
@@ -87,7 +89,7 @@ def export_hls(
 def check_hls_settings(name: str, clock_period_ns: float, part: str) -> None:
     """A ValueError that names a setting the project could not take."""
     check_settings(name, clock_period_ns, part)
-    if re.fullmatch(r"[xy]\d+", name) or name in (LAYER, LOGIC):
+    if re.fullmatch(r"[xy]\d+(_t)?", name) or name in (LAYER, LOGIC, *TYPES):
         msg = f"export: the name {name!r} is that of an array or function in the C++; choose another"
         raise ValueError(msg)
 
@@ -157,8 +159,9 @@ def number_kif(number: float) -> tuple[int, int, int]:
     if step < 2.0**-MAX_POINT or abs(number) >= 2.0**MAX_POINT:
         msg = f"export: an output is always {number}, which no word of {MAX_POINT} bits before and behind the point is"
         raise ValueError(msg)
-    f = round(-np.log2(step))
-    return int(number < 0), round(abs(number) / step).bit_length() - f, f
+    f, codes = round(-np.log2(step)), round(abs(number) / step)
+    # what two's complement takes beside the sign: n bits reach down to -2**n
+    return int(number < 0), (codes - int(number < 0)).bit_length() - f, f
 
 
 def layer_list(traced: Traced, results: Sequence[str], code: str) -> list[dict[str, Any]]:

@@ -63,8 +63,14 @@ def write_graph(
     drawn = graph.config.get_config_value("Stamp")
     script, record = folder / "build_lib.sh", folder / "hls4ml_config.yml"
     script.write_text(script.read_text(encoding="utf-8").replace(drawn, stamp), encoding="utf-8")
-    lines = {"OutputDir": "OutputDir: .", "Stamp": f"Stamp: '{stamp}'"}
-    kept = [lines.get(line.split(":")[0], line) for line in record.read_text(encoding="utf-8").splitlines()]
+    lines, kept, folded = {"OutputDir": "OutputDir: .", "Stamp": f"Stamp: '{stamp}'"}, [], False
+    for line in record.read_text(encoding="utf-8").splitlines():
+        # a long path goes on in lines that are indented
+        if folded and line.startswith(" "):
+            continue
+        key = line.split(":")[0]
+        folded = key in lines
+        kept.append(lines.get(key, line))
     record.write_text("\n".join(kept) + "\n", encoding="utf-8")
 
 

@@ -75,6 +75,11 @@ class Words:
         return np.array([(f.k, f.i, f.f) for f in self.formats().ravel()]).reshape(*self.shape, 3)
 
 
+def formats_of(arguments: Sequence[Words]) -> list[FixedPoint]:
+    """The format of each word of some arguments, in order."""
+    return [format for words in arguments for format in words.formats().ravel()]
+
+
 @dataclass(frozen=True)
 class Traced:
     """A function as logic.
@@ -110,11 +115,10 @@ def trace(function: Callable[..., Any], *inputs: Words) -> Traced:
     """
     require_x64("trace")
     netlist.require_da4ml()
-    for words in inputs:
-        for format in words.formats().ravel():
-            if format.width > 32 or max(abs(format.i), abs(format.f)) > netlist.MAX_CONSTANT:
-                msg = f"export: the input format {format} is too wide: at most 32 bits, |i| and |f| at most 31"
-                raise ValueError(msg)
+    for format in formats_of(inputs):
+        if format.width > 32 or max(abs(format.i), abs(format.f)) > netlist.MAX_CONSTANT:
+            msg = f"export: the input format {format} is too wide: at most 32 bits, |i| and |f| at most 31"
+            raise ValueError(msg)
     jaxpr = jax.make_jaxpr(function)(*(jax.ShapeDtypeStruct(words.shape, jnp.float64) for words in inputs))
     wires = [np.empty(words.shape, object) for words in inputs]
     for array, words in zip(wires, inputs, strict=True):
@@ -126,6 +130,12 @@ def trace(function: Callable[..., Any], *inputs: Words) -> Traced:
         if isinstance(cell, Lazy):
             msg = f"export: an output is the result of {cell.steps.first}, which lies on no grid: quantise it"
             raise ValueError(msg)
+        if not is_wire(cell) and not np.isfinite(float(cell)):
+            msg = f"export: an output is always {float(cell)}, which no word of fixed point is"
+            raise ValueError(msg)
+    if any(0 in np.shape(array) for array in outputs):
+        msg = f"export: an output of shape {next(np.shape(a) for a in outputs if 0 in np.shape(a))} holds nothing"
+        raise ValueError(msg)
     try:
         circuit = netlist.circuit([cell for array in wires for cell in array.ravel()], cells)
     except RefusedError as error:

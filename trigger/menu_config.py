@@ -283,6 +283,10 @@ class MenuSettings(Settings):
         if self.analysis is not None and weighted:
             msg = f"signals.{weighted[0]}.weight: an analysis counts events by cross-section, it takes no weights"
             raise ValueError(msg)
+        twice = [name for name in self.signals if self.analysis is not None and name in self.analysis.backgrounds]
+        if twice:
+            msg = f"analysis.backgrounds.{twice[0]}: a signal has this name already"
+            raise ValueError(msg)
         return self
 
 

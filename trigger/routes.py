@@ -16,7 +16,7 @@ import numpy as np
 from diffhep.trigger import hls, rtl
 from diffhep.trigger.comparison import Comparison, Run, decode_words, with_constants
 from diffhep.trigger.hls import HLS_SCHEMA, HLS_VERSION, check_hls_settings
-from diffhep.trigger.lowering import Traced, Words, trace
+from diffhep.trigger.lowering import Traced, Words, formats_of, trace
 from diffhep.trigger.project import DEFAULT_PART, HLS, RTL, check_card, check_free, new_folder, read_words
 from diffhep.trigger.proof import gxx_version
 from diffhep.trigger.rtl import RTL_SCHEMA, RTL_VERSION, check_rtl_settings
@@ -64,6 +64,7 @@ def export_function(
     check_card({"metadata": metadata})
     check_free(Path(folder))
     traced = trace(function, *words)
+    hls.array_types(traced)  # an output that has no type is refused before there is a folder
     with new_folder(Path(folder)) as unfinished:
         unfinished.mkdir()
         return write_routes(unfinished, traced, pipeline, metadata=metadata, **settings)
@@ -101,7 +102,8 @@ def verify_function(
 ) -> dict[str, Any]:
     """Compare the C simulation and the Verilog of a folder with the function they were exported from.
 
-    Where g++ is missing neither can run, and the logic that both were written from is interpreted in their place.
+    Where neither can run, for want of g++ or of Verilator, the logic that both were written from is interpreted in
+    their place.
 
     Args:
         folder: of `export_function`; only one of `hls` and `rtl` may be there.
@@ -145,7 +147,6 @@ def verify_function(
             files += logic.files
         if compiler is None:
             missing["g++"] = INSTALL["g++"]
-            ways["netlist"] = interpreter(traced)
         elif HLS in there:
             simulation.build(compiler)
             ways["hls"] = simulation.run
@@ -153,6 +154,8 @@ def verify_function(
             missing |= logic.build(compiler, synthesis=synthesis, timing=timing)
             if logic.program is not None:
                 ways["rtl"] = logic.run
+        if not ways:
+            ways["netlist"] = interpreter(traced)
         report = proof.run(**ways)
     tools = {package: version(package) for package in hls.TOOLS}
     return report | {
@@ -166,7 +169,7 @@ def verify_function(
 
 def interpreter(traced: Traced) -> Run:
     """The logic of a function, run by da4ml."""
-    formats = [format for words in traced.inputs for format in words.formats().ravel()]
+    formats = formats_of(traced.inputs)
     used = traced.circuit.inputs.sum(axis=1) > 0
 
     def run(values: np.ndarray, codes: np.ndarray) -> np.ndarray:

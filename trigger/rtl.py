@@ -133,9 +133,11 @@ def write_rtl(
     (folder / "src" / f"{name}_wrapper.v").unlink()
     # one register after each stage of logic, and perhaps one at the input
     latency = 0 if levels_per_stage is None else written["stages"] + input_register
+    bits = {"model_inp": int(circuit.inputs.sum()), "model_out": int(circuit.outputs.sum())}
+    register_bits = written["register_bits"]
     if levels_per_stage is not None and not input_register:
         without_input_register(folder / "src" / f"{name}.v")
-    bits = {"model_inp": int(circuit.inputs.sum()), "model_out": int(circuit.outputs.sum())}
+        register_bits -= bits["model_inp"]
     write_testbench(folder, name=name, latency=latency, **bits)
     return {
         "schema": RTL_SCHEMA,
@@ -150,7 +152,7 @@ def write_rtl(
         "initiation_interval_cycles": 0 if levels_per_stage is None else 1,
         "levels": written["levels"],
         "estimated_luts": written["cost"],
-        "register_bits": written["register_bits"],
+        "register_bits": register_bits,
         "ports": bits | ({} if levels_per_stage is None else {"clk": 1}),
         **word_records(traced),
         "sha256": files_hash(folder),

@@ -147,7 +147,8 @@ def write_firmware(
     """Choose a network of a front, export it, prove it, and write everything beside each other; returns the card.
 
     Raises:
-        ValueError: no network fits the budget, it cannot be exported, or g++, Verilator or da4ml is missing.
+        ValueError: no network fits the budget, it cannot be exported, or da4ml is missing. Without g++ or Verilator
+            the proof leaves out what they would run, and the card says so.
     """
     firmware = settings.firmware
     run.write_json(FRONT, {"front": (rows := front_record(front, data)), "cost": settings.schedule.cost})
@@ -228,7 +229,7 @@ def resources_record(rtl: dict[str, Any], counted: dict[str, Any] | None, firmwa
 def proof_record(exported: Exported, rtl: dict[str, Any], certificate: dict[str, Any]) -> dict[str, Any]:
     """Proof, hashes and versions, for the card."""
     return {
-        "proof": {name: certificate[name] for name in ("inputs", "outputs", "mismatches")},
+        "proof": {name: certificate[name] for name in ("inputs", "outputs", "mismatches", "comparisons", "missing")},
         "sha256": {"classifier": exported.sha256, "hls": certificate["hls_sha256"], "rtl": rtl["sha256"]},
         "versions": tool_versions(TOOLS),
     }
@@ -266,25 +267,30 @@ def export_training(
     folder: str | Path,
     output: str | Path,
     *,
-    clock_period_ns: float,
-    levels_per_stage: int | None,
-    input_register: bool = True,
+    clock_period: float | None = None,
+    levels: int | None = None,
+    input_register: bool | None = None,
 ) -> dict[str, Any]:
     """Write the network of a trained folder by both routes for another clock to a new folder; returns its card.
 
     Args:
         folder: of `diffhep trigger train` or `diffhep trigger anomaly`.
         output: the new folder, which `verify_training` can prove.
-        clock_period_ns: target clock period [ns].
-        levels_per_stage: adders between two registers; None for logic without a clock.
-        input_register: whether a pipeline begins with a register; without it, words should come from one.
+        clock_period: target clock period [ns].
+        levels: adders between two registers; 0 for logic without a clock.
+        input_register: whether a pipeline begins with a register; without it, words should come from one. Each is that
+            of the folder where it is None.
 
     Raises:
         ValueError: the folder holds no trained network, the new one something, or a setting is not usable.
     """
     card = read_json(Path(folder) / CARD)
-    pipeline = {"levels_per_stage": levels_per_stage, "input_register": input_register}
-    return _write_project(read_exported(folder), card, output, pipeline, clock_period_ns=clock_period_ns)
+    given = {"clock_period": clock_period, "levels": levels, "input_register": input_register}
+    known = {name: value for name, value in card["settings"]["firmware"].items() if name in given}
+    changed = {name: value for name, value in given.items() if value is not None}
+    firmware = FirmwareSettings.model_validate(known | changed)
+    exported = read_exported(folder)
+    return _write_project(exported, card, output, firmware.pipeline, clock_period_ns=firmware.clock_period)
 
 
 def export_network(

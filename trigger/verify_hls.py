@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from diffhep.trigger.c_simulation import compile_simulation, simulate
 from diffhep.trigger.comparison import Comparison, decode_words
 from diffhep.trigger.hls import HLS_SCHEMA, HLS_VERSION, TOOLS, check_hls_settings, write_hls
-from diffhep.trigger.lowering import Traced, trace
+from diffhep.trigger.lowering import Traced, formats_of, trace
 from diffhep.trigger.project import compare_card, compare_files, read_card, read_words
 from diffhep.trigger.proof import find_compiler, gxx_version, timed
 
@@ -111,7 +111,7 @@ class CSimulation:
         An array of one format brings what is off its grid there itself, as the function's arguments are; the words of
         other arrays must arrive on their own grids.
         """
-        formats = [format for words in self.traced.inputs for format in words.formats().ravel()]
+        formats = formats_of(self.traced.inputs)
         alone = [
             len(set(words.formats().ravel())) == 1 for words in self.traced.inputs for _ in words.formats().ravel()
         ]

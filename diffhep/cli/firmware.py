@@ -33,10 +33,15 @@ def trigger_export(args: list[str]) -> int:
         args,
         run=(Path, tyro.MISSING, "run folder, also of trigger train or trigger anomaly", None),
         output=(Path, tyro.MISSING, "folder of the new project", ("-o",)),
-        clock_period=(float, 5.0, "clock period [ns]", ()),
+        clock_period=(float | None, None, "clock period [ns]; that of the run, or 5", ()),
         verilog=(bool, True, "also write Verilog, where da4ml is installed", ()),
-        levels=(int, 5, "adders between two registers of the Verilog; 0 for logic without a clock", ()),
-        input_register=(bool, True, "begin a trained trigger's Verilog with a register", ()),
+        levels=(
+            int | None,
+            None,
+            "adders between two registers of the Verilog, 0 for logic without a clock; those of the run, or 5",
+            (),
+        ),
+        input_register=(bool | None, None, "begin a trained trigger's Verilog with a register; as the run, or yes", ()),
     )
     start_jax()
     from diffhep.design.firmware import export_run
@@ -45,14 +50,20 @@ def trigger_export(args: list[str]) -> int:
     from diffhep.trigger.verify_rtl import INSTALL
 
     missing = {"da4ml": INSTALL["da4ml"]} if options.verilog and find_spec("da4ml") is None else {}
-    timing = {"clock_period_ns": options.clock_period, "levels_per_stage": options.levels or None}
     if is_training(options.run):
         if not options.verilog:
             msg = f"--no-verilog: both routes of {options.run} are written from one logic; leave the option out"
             raise ValueError(msg)
-        card = export_training(options.run, options.output, **timing, input_register=options.input_register)
+        timing = {name: getattr(options, name) for name in ("clock_period", "levels", "input_register")}
+        card = export_training(options.run, options.output, **timing)
     else:
         run = RunFolder.open(options.run)
+        if options.input_register is not None:
+            msg = f"--input-register: {options.run} is a run of a study, whose Verilog always begins with a register"
+            raise ValueError(msg)
+        levels = 5 if options.levels is None else options.levels
+        period = 5.0 if options.clock_period is None else options.clock_period
+        timing = {"clock_period_ns": period, "levels_per_stage": levels or None}
         card = export_run(run, options.output, **timing, verilog=options.verilog and not missing)
     say_missing(missing)
     if options.json:

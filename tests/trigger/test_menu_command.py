@@ -198,6 +198,7 @@ def test_thresholds_for_the_significance_of_an_analysis(tmp_path, capsys):
         ('high = "145 GeV"', 'high = "90 GeV"', "analysis: Value error, wanted low < high, got 105 and 90 GeV"),
         ('luminosity = "139 1/fb"', 'luminosity = "139 GeV"', "analysis.luminosity: Value error, '139 GeV' is not in"),
         ('object = "Photon"', 'object = "Muon"', "has no branch Muon_pt"),
+        ("[analysis.backgrounds.diphoton]", "[analysis.backgrounds.higgs]", "a signal has this name already"),
         ('file = "higgs-diphoton"', 'file = "higgs-diphoton"\nweight = 2', "signals.higgs.weight: an analysis counts"),
     ],
 )

@@ -212,7 +212,7 @@ def test_a_significance_as_the_objective_ends_where_its_closed_form_is_largest()
     expected, background, count, budget = np.array([30.0, 60.0]), np.array([60.0, 150.0]), 3000, 100.0
     sample, groups = two_histograms(mean, scale, hertz, expected, background, count)
     cuts = single_cuts([(0.0, 200.0)] * 2, 0.4 * scale, [60.0, 60.0], step=0.25)
-    goal = Significance(2, 0.0)
+    goal = Significance(2, 0.0, np.ones(2))
     found = MenuOptimiser(cuts, sample, budget, goal=goal, groups=groups).best(1)
 
     def minus_z(t):
@@ -230,13 +230,29 @@ def test_a_significance_as_the_objective_ends_where_its_closed_form_is_largest()
 
 
 def test_a_bin_that_is_left_without_background_has_a_significance():
-    goal = Significance(2, 0.1)
-    value, slope = jax.value_and_grad(goal)(jnp.array([0.0, 1.0, 0.0, 0.0]))
-    assert np.isfinite(value)
-    assert np.isfinite(slope).all()
-    assert float(goal(jnp.array([3.0, 0.0, 9.0, 5.0]))) == pytest.approx(
-        float(asimov_significance(3.0, 9.0, 0.81)), rel=1e-6
-    )
+    goal = Significance(2, 0.1, np.array([0.5, 0.25]))
+    # with less than one event of the sample, or less than nothing beside an edge, one event is what is known
+    for sums in ([0.0, 1.0, 0.0, 0.0], [2.0, 1.0, -0.5, -3.0], [-0.1, 1.0, 0.1, 0.25]):
+        value, slope = jax.value_and_grad(goal)(jnp.array(sums))
+        signal, background = np.maximum(sums[:2], 0), np.maximum(sums[2:], goal.least)
+        want = asimov_significance(signal, background, (0.1 * background) ** 2)
+        assert float(value) == pytest.approx(float(want))
+        assert np.isfinite(slope).all()
+    assert float(goal(jnp.array([3.0, 0.0, 9.0, 5.0]))) == pytest.approx(float(asimov_significance(3.0, 9.0, 0.81)))
+
+
+def test_background_at_the_edge_of_a_cut_does_not_make_a_significance_of_its_own():
+    # the kernel overshoots beside an edge, where it leaves less than nothing of the background
+    x = np.concatenate([np.full(50, 80.0), np.full(30, 44.0)])
+    group = np.repeat([0, 1], [50, 30])
+    sample = MenuSample(columns(x[:, None]), jnp.zeros(80), jnp.ones(80), jnp.asarray(group))
+    menu = single_cuts([(0.0, 100.0)], [5.0], [40.0])
+    goal = Significance(1, 0.0, np.ones(1))
+    optimiser = MenuOptimiser(menu, sample, 1.0, goal=goal, groups=2)
+    most = float(asimov_significance(50.0, 1.0))
+    for threshold in (30.0, 44.0, 48.0, 52.0, 60.0):
+        assert float(optimiser.evaluate(optimiser.design(np.array([threshold])), sample).objective) < 1.05 * most
+        assert optimiser.at(np.array([threshold])).objective <= most * (1 + 1e-9)
 
 
 def two_histograms(mean, scale, hertz, expected, background, count) -> tuple[MenuSample, int]:

@@ -164,7 +164,7 @@ def test_the_common_type_holds_every_format(kif, type):
     ("constants", "type"),
     [
         ([0.0, 0.0], "ap_ufixed<1,1>"),
-        ([-2.0, 0.75], "ap_fixed<5,3>"),
+        ([-2.0, 0.75], "ap_fixed<4,2>"),
         ([0.1, 0.0], "ap_ufixed<52,-3>"),
         ([2.0**40, 1.0], "ap_ufixed<41,41>"),
     ],
@@ -276,6 +276,8 @@ def test_what_cannot_be_logic_is_refused_by_all_routes_alike(export, function, m
     [
         ({"name": "y12"}, "'y12' is that of an array"),
         ({"name": "traced_logic"}, "'traced_logic' is that of an array or function"),
+        ({"name": "x0_t"}, "'x0_t' is that of an array"),
+        ({"name": "ap_fixed"}, "'ap_fixed' is that of an array or function"),
         ({"name": "int"}, "no keyword, got 'int'"),
         ({"clock_period_ns": 0.0}, "clock period must lie above 0"),
         ({"part": "xc[exec ls]"}, "part must be a part number"),
@@ -290,11 +292,41 @@ def test_bad_settings_leave_nothing_behind(export, options, message, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("number", [np.inf, 2.0**70, 2.0**-70])
-def test_a_constant_that_no_word_holds_is_refused(number, tmp_path):
-    with pytest.raises(ValueError, match=r"an output is always .*, which no word of 64 bits"):
-        export_hls(lambda x: (x, number), tmp_path / "out", inputs=Words((2,), WORD))
+@pytest.mark.parametrize("export", [export_hls, export_function])
+@pytest.mark.parametrize(
+    ("number", "words"), [(np.inf, "fixed point"), (np.nan, "fixed point"), (2.0**70, "64 bits"), (2.0**-70, "64 bits")]
+)
+def test_a_constant_that_no_word_holds_is_refused(export, number, words, tmp_path):
+    with pytest.raises(ValueError, match=f"an output is always .*, which no word of {words}"):
+        export(lambda x: (x, number), tmp_path / "deep" / "out", inputs=Words((2,), WORD))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("export", [export_hls, export_rtl, export_function])
+def test_an_output_without_words_is_refused(export, tmp_path):
+    with pytest.raises(ValueError, match=r"an output of shape \(0,\) holds nothing"):
+        export(lambda x: (x, x[:0]), tmp_path / "out", inputs=Words((2,), WORD))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_long_path_leaves_no_trace_in_the_project(tmp_path):
+    # hls4ml's record of it goes on over several lines
+    folder = tmp_path / ("a folder with a long name and spaces " * 3) / "another one" / "p"
+    export_hls(jnp.abs, folder, inputs=Words((2,), WORD))
+    text = (folder / "hls4ml_config.yml").read_text()
+    assert "spaces" not in text
+    assert "part" not in "".join(line for line in text.splitlines() if line.startswith("  "))
+    assert "OutputDir: ." in text
+
+
+def test_without_verilator_the_logic_alone_is_interpreted(tmp_path, monkeypatch):
+    # only the Verilog is there, and nothing to run it
+    export_function(jnp.abs, tmp_path / "both", inputs=Words((2,), WORD))
+    shutil.rmtree(tmp_path / "both" / "hls")
+    monkeypatch.setattr(sys.modules["diffhep.trigger.verify_rtl"], "find_verilator", lambda: None)
+    report = verify_function(tmp_path / "both", jnp.abs, n=100, synthesis=False)
+    assert report["comparisons"] == {"jax, netlist": 0}
+    assert "verilator" in report["missing"]
 
 
 @pytest.mark.parametrize("export", [export_hls, export_function])
