@@ -306,8 +306,11 @@ def test_from_collisions_to_proved_verilog_by_the_command(files, tmp_path, capsy
     for levels, name in (("0", "other"), ("8", "deep")):
         other = tmp_path / name
         assert cli.main(["trigger", "export", str(folder), "-o", str(other), "--levels", levels, "--json"]) == 0
-        cycles = json.loads(capsys.readouterr().out)["model_card"]["resources"]["latency_cycles"]
-        assert (cycles == 0) == (levels == "0")
+        resources = json.loads(capsys.readouterr().out)["model_card"]["resources"]
+        assert (resources["latency_cycles"] == 0) == (levels == "0")
+        # clock and input register are those of the run
+        rtl = json.loads((other / "rtl" / "model_card.json").read_text())
+        assert (rtl["clock_period_ns"], rtl["input_register"]) == (25.0, False)
         assert cli.main(["trigger", "verify", str(other), "-n", "500", "--no-synthesis", "--json"]) == 0
         assert json.loads(capsys.readouterr().out)["mismatches"] == 0
     # what is not the exported trigger any more is refused
