@@ -240,29 +240,31 @@ def select(analysis: AnalysisSettings, file: str, cross_section: float | None) -
     Raises:
         ValueError: the file cannot be read, lacks a branch, or has no cross-section.
     """
+    massive = analysis.observable == "mass"
+    fields = ["pt", *["eta"] * (massive or analysis.eta is not None), *["phi"] * massive]
     sample = read_sample(
         shipped(file) if file in SHIPPED else Path(file),
         cross_section=cross_section,
         collection=analysis.object,
-        fields=("pt", "eta", "phi"),
+        fields=fields,
         max_objects=MOST,
     )
     events = sample.events
     mask = np.asarray(events.mask)
     order = np.argsort(np.where(mask, -np.asarray(events["pt"]), np.inf), axis=1, kind="stable")[:, : analysis.objects]
     there = np.take_along_axis(mask, order, axis=1)
-    pt, eta, phi = (np.take_along_axis(np.asarray(events[name]), order, axis=1) for name in ("pt", "eta", "phi"))
+    of = {name: np.take_along_axis(np.asarray(events[name]), order, axis=1) for name in fields}
     if there.shape[1] < analysis.objects:
         msg = f"{sample.path}: no event has {analysis.objects} objects of {analysis.object}"
         raise ValueError(msg)
     kept = there.all(axis=1)
     for number, least in enumerate(analysis.pt):
-        kept &= pt[:, number] > least
+        kept &= of["pt"][:, number] > least
     if analysis.eta is not None:
-        kept &= (np.abs(eta) < analysis.eta).all(axis=1)
-    value = pt[:, 0]
-    if analysis.observable == "mass":
-        legs = [jnp.asarray(np.where(there, x, 1.0)) for x in (pt, eta, phi)]
+        kept &= (np.abs(of["eta"]) < analysis.eta).all(axis=1)
+    value = of["pt"][:, 0]
+    if massive:
+        legs = [jnp.asarray(np.where(there, of[name], 1.0)) for name in fields]
         value = np.asarray(diphoton_mass(*(leg[:, 0] for leg in legs), *(leg[:, 1] for leg in legs)))
     place = np.floor((value - analysis.low) / (analysis.high - analysis.low) * analysis.bins)
     kept &= (place >= 0) & (place < analysis.bins)

@@ -95,12 +95,7 @@ def theirs(settings: TriggerTraining, data: Split, members: int, **given: float)
     with tempfile.TemporaryDirectory(prefix="diffhep-hgq-") as name:
         folder = Path(name)
         (folder / TASK).write_text(json.dumps(task._asdict()))
-        arrays = {
-            f"{part}_{what}": np.asarray(array)
-            for part in ("train", "choose", "judge")
-            for what, array in zip(("words", "labels"), getattr(data, part), strict=True)
-        }
-        np.savez(folder / EVENTS, allow_pickle=False, **arrays)
+        save_events(folder / EVENTS, data)
         command = [str(PEER), "-W", "ignore", "-m", "tests.benchmark.hgq_peer", str(folder)]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env={**os.environ, "KERAS_BACKEND": "jax"})
         found = json.loads((folder / FRONT).read_text())
@@ -108,6 +103,16 @@ def theirs(settings: TriggerTraining, data: Split, members: int, **given: float)
         luts = [counted(folder / f"{number}.json", levels) for number in range(len(found["front"]))]
     rows = [{**row, "luts": count} for row, count in zip(found["front"], luts, strict=True)]
     return rows, found["seconds_per_step"]
+
+
+def save_events(path: Path, data: Split) -> None:
+    """Words and labels of the events to train on, to choose by and to judge by, for a peer."""
+    arrays = {
+        f"{part}_{what}": np.asarray(array)
+        for part in ("train", "choose", "judge")
+        for what, array in zip(("words", "labels"), getattr(data, part), strict=True)
+    }
+    np.savez(path, allow_pickle=False, **arrays)
 
 
 def first_form(settings: TriggerTraining) -> tuple[int, int, int]:

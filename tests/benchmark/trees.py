@@ -19,14 +19,13 @@ from typing import Any
 import hls4ml
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from diffhep.trigger.labelled import read_labelled
 from diffhep.trigger.learning import Split, first_network, split_events
 from diffhep.trigger.simulation import run_tool
 from tests.benchmark import conifer_peer
 from tests.benchmark.conifer_peer import EVENTS, FRONT, TASK, VHDL
-from tests.benchmark.formats import ours, settings_of
+from tests.benchmark.formats import ours, save_events, settings_of
 
 jax.config.update("jax_enable_x64", True)
 
@@ -43,17 +42,14 @@ def theirs(data: Split, seed: int) -> list[dict[str, Any]]:
         folder = Path(name)
         classes = int(data.train[1].max()) + 1
         (folder / TASK).write_text(json.dumps({**TASK_OF_TREES, "seed": seed, "classes": classes}))
-        arrays = {
-            f"{part}_{what}": np.asarray(array)
-            for part in ("train", "judge")
-            for what, array in zip(("words", "labels"), getattr(data, part), strict=True)
-        }
-        np.savez(folder / EVENTS, allow_pickle=False, **arrays)
+        save_events(folder / EVENTS, data)
         # conifer compiles with the Python that it finds first
         path = f"{PEER.parent.resolve()}{os.pathsep}{os.environ['PATH']}"
         subprocess.run(
             # by its path: something that conifer needs brings a package `tests` of its own
-            [str(PEER), "-W", "ignore", str(Path(conifer_peer.__file__)), str(folder)],
+            [str(PEER.absolute()), "-W", "ignore", str(Path(conifer_peer.__file__).absolute()), str(folder)],
+            # where conifer leaves what it has compiled
+            cwd=folder,
             check=True,
             stdout=subprocess.DEVNULL,
             env={**os.environ, "PATH": path, "XILINX_AP_INCLUDE": str(HEADERS)},

@@ -20,8 +20,8 @@ from diffhep.inference.asymptotics import asimov_significance
 from diffhep.io import shipped
 from diffhep.io.root import read_branch
 from diffhep.settings import settings_from
-from diffhep.trigger.menu_config import MenuSettings
-from diffhep.trigger.menu_events import menu_of, read_menu_events
+from diffhep.trigger.menu_config import AnalysisSettings, MenuSettings
+from diffhep.trigger.menu_events import menu_of, read_menu_events, select
 from diffhep.trigger.seeds import accepted, margins
 
 MENU = """
@@ -337,6 +337,17 @@ def test_thresholds_of_every_kind_have_a_slope(file):
     signs = np.array([cut.sign for cut in menu.cuts])
     # a tighter cut accepts less
     assert np.all(signs * slope < 0)
+
+
+def test_a_histogram_of_what_has_nothing_but_a_pt(file):
+    given = {"luminosity": "1 1/pb", "object": "MET", "observable": "pt", "low": "20 GeV", "high": "80 GeV", "bins": 3}
+    given |= {"pt": ["30 GeV"], "backgrounds": {"b": {"file": str(file)}}}
+    found = select(settings_from(AnalysisSettings, given, source="test"), str(file), 600.0)
+    pt = read_branch(file, "MET_pt")
+    inside = (pt > 30) & (pt < 80)
+    # 300 events stand for 600
+    assert found.expected.tolist() == np.where(inside, 2.0, 0.0).tolist()
+    assert found.bin[inside].tolist() == np.floor((pt[inside] - 20) / 20).astype(int).tolist()
 
 
 def test_one_number_an_event(file):
