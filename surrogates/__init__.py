@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from diffhep.surrogates.card import load_surrogate as load_surrogate
     from diffhep.surrogates.card import load_voxels as load_voxels
     from diffhep.surrogates.card import save_surrogate as save_surrogate
+    from diffhep.surrogates.card import settings_of as settings_of
     from diffhep.surrogates.card import shipped_surrogate as shipped_surrogate
     from diffhep.surrogates.card import shipped_voxels as shipped_voxels
     from diffhep.surrogates.classifier import OURS as OURS
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from diffhep.surrogates.generator import AbstractDensity as AbstractDensity
     from diffhep.surrogates.generator import AbstractGenerator as AbstractGenerator
     from diffhep.surrogates.gflash import GflashSurrogate as GflashSurrogate
+    from diffhep.surrogates.groups import grouped as grouped
+    from diffhep.surrogates.groups import read_out_in_groups as read_out_in_groups
     from diffhep.surrogates.metrics import auc as auc
     from diffhep.surrogates.metrics import frechet_distance as frechet_distance
     from diffhep.surrogates.metrics import frechet_physics_distance as frechet_physics_distance
@@ -63,6 +66,7 @@ HOMES = {
         "load_surrogate",
         "load_voxels",
         "save_surrogate",
+        "settings_of",
         "shipped_surrogate",
         "shipped_voxels",
     ),
@@ -80,6 +84,10 @@ HOMES = {
         "AbstractGenerator",
     ),
     "gflash": ("GflashSurrogate",),
+    "groups": (
+        "grouped",
+        "read_out_in_groups",
+    ),
     "metrics": (
         "auc",
         "frechet_distance",

@@ -49,15 +49,22 @@ class AutoregressiveSurrogate(LayerSurrogate):
     ) -> Float[Array, "*shape layer"]:
         """Energies of all layers [GeV] for given standard normal numbers; see `AbstractSurrogate.from_noise`."""
         self.check(x)
+        energies = self.from_known(self.network.known(self.stack, x, guess(self.stack, x)), x.energy, noise)
+        return cut(energies, self.stack.threshold) if hard else energies
+
+    def from_known(
+        self, known: tuple[Array, Array, Array], energy: Float[Array, "*shape"], noise: Float[Array, "*shape noise"]
+    ) -> Float[Array, "*shape layer"]:
+        """Energies of all layers [GeV], from what `Chain.known` says of particles of these energies [GeV]."""
         network = self.network
-        packed, at, share = network.known(self.stack, x, guess(self.stack, x))
+        packed, at, share = known
         front, back = (network.unpacked(packed[..., i, :]) for i in (0, -1))
         noise = noise.astype(share.dtype)
         tails = jnp.maximum(ndtr(jnp.stack([noise, -noise], axis=-1)), LEAST)
         below, log_tails = tails[..., 0], jnp.log(tails)
         y = at + quantiles.quantile(share, log_tails[..., 0, 0] - log_tails[..., 0, 1])
         # all sums of energies are carried relative to the guess
-        start = jnp.log(x.energy).astype(y.dtype) + jax.nn.log_sigmoid(y) - back.log_sum
+        start = jnp.log(energy).astype(y.dtype) + jax.nn.log_sigmoid(y) - back.log_sum
 
         def step(memory: Array, inputs: tuple[Array, Array, Array]) -> tuple[Array, Array]:
             packed, below, log_above = inputs
@@ -79,8 +86,7 @@ class AutoregressiveSurrogate(LayerSurrogate):
         again = jax.checkpoint(step, prevent_cse=False)
         memory, behind = jax.lax.scan(again, memory, inputs, reverse=True)
         first = jnp.exp(memory[..., 0] + front.log_sum - front.rest)
-        energies = jnp.concatenate([first[..., None], jnp.moveaxis(behind, 0, -1)], axis=-1)
-        return cut(energies, self.stack.threshold) if hard else energies
+        return jnp.concatenate([first[..., None], jnp.moveaxis(behind, 0, -1)], axis=-1)
 
     def log_prob(self, layers: Float[Array, "*shape layer"], x: Incidence) -> Float[Array, "*shape"]:
         """Logarithm of the density of layer energies [GeV], in 1/GeV to the number of layers that are not empty.

@@ -43,11 +43,11 @@ def save_surrogate(
         "domain": {
             name: {"low": float(low), "high": float(high), "unit": unit}
             for name, unit, low, high in zip(
-                ("energy", "angle", "absorber", "active"),
-                ("GeV", "rad", "mm", "mm"),
+                ("energy", "angle", "absorber", "active", "merged"),
+                ("GeV", "rad", "mm", "mm", "layers"),
                 domain.low,
                 domain.high,
-                strict=True,
+                strict=False,
             )
         },
         "data": [

@@ -53,6 +53,24 @@ class ScheduleSettings(Settings):
         return self
 
 
+class GroupSettings(Settings):
+    """Layers that are read out in groups of equal depth, in stacks of different lengths."""
+
+    count: int = Field(default=0, ge=0, description="groups; 0 reads out every layer [count]")
+    layers: tuple[float, float] = Field(
+        default=(16.0, 64.0), description="least and largest number of layers: those behind are left out [count]"
+    )
+    copies: int = Field(default=4, ge=1, description="lengths in which every simulated shower is used [count]")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        low, high = self.layers
+        if self.count and not self.count <= low < high:
+            msg = f"layers: wanted the number of groups ({self.count}) or more, then a larger number, got {self.layers}"
+            raise ValueError(msg)
+        return self
+
+
 class SurrogateSettings(Settings):
     """A surrogate of the layer energies of a sampling calorimeter."""
 
@@ -65,5 +83,13 @@ class SurrogateSettings(Settings):
         default=(), description="files of showers that keep what it knows: those that it was trained on before"
     )
     threshold: float = Field(default=1e-5, gt=0, description="energy below which a layer counts as empty [GeV]")
+    groups: GroupSettings = GroupSettings()
     network: NetworkSettings = NetworkSettings()
     schedule: ScheduleSettings = ScheduleSettings()
+
+    @model_validator(mode="after")
+    def _cells_of_layers(self) -> Self:
+        if self.network.kind == "voxels" and self.groups.count:
+            msg = f"groups.count: cells are those of single layers, got {self.groups.count} groups; wanted 0"
+            raise ValueError(msg)
+        return self

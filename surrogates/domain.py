@@ -15,12 +15,13 @@ class Domain(eqx.Module):
     """Ranges of the training showers.
 
     Attributes:
-        low: least energy [GeV], angle [rad], absorber and active thickness [mm].
+        low: least energy [GeV], angle [rad], thickness of an absorber and of an active slab [mm], and, of stacks that
+            are read out in groups of layers, layers in a group.
         high: greatest of them.
     """
 
-    low: Float[Array, "4"]
-    high: Float[Array, "4"]
+    low: Float[Array, " quantity"]
+    high: Float[Array, " quantity"]
 
     def excess(self, x: Incidence) -> Float[Array, "*shape"]:
         """How far outside, in widths of the trained range; 0 inside, the worst quantity and layer counts.
@@ -30,9 +31,11 @@ class Domain(eqx.Module):
         worst = [
             _outside(x.energy, 0, self, log=True),
             _outside(x.angle, 1, self, log=False),
-            jnp.max(_outside(x.absorber, 2, self, log=True), axis=-1),
-            jnp.max(_outside(x.active, 3, self, log=True), axis=-1),
+            jnp.max(_outside(x.absorber / x.count, 2, self, log=True), axis=-1),
+            jnp.max(_outside(x.active / x.count, 3, self, log=True), axis=-1),
         ]
+        if x.merged is not None:
+            worst.append(_outside(x.merged, 4, self, log=True))
         return jnp.max(jnp.stack(jnp.broadcast_arrays(*worst)), axis=0)
 
     def including(self, other: "Domain") -> "Domain":
@@ -54,6 +57,8 @@ def _outside(value: Array, index: int, domain: Domain, *, log: bool) -> Array:
 
 def domain_of(showers: Showers) -> Domain:
     """The ranges that showers fill."""
-    columns = (showers.energy, showers.angle, showers.absorber_thickness, showers.active_thickness)
+    columns = [showers.energy, showers.angle, showers.absorber_thickness, showers.active_thickness]
+    if (merged := showers.merged) is not None:
+        columns = [*columns[:2], *(thickness / merged[:, None] for thickness in columns[2:]), merged]
     low, high = (np.array([f(column) for column in columns]) for f in (np.min, np.max))
     return Domain(jnp.asarray(low, jnp.float32), jnp.asarray(high, jnp.float32))

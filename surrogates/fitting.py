@@ -28,6 +28,7 @@ from diffhep.surrogates.coordinates import cut, fill_empty, to_coordinates
 from diffhep.surrogates.domain import Domain, domain_of
 from diffhep.surrogates.flow_matching import FlowMatching, OneStep
 from diffhep.surrogates.generator import AbstractGenerator, context_of
+from diffhep.surrogates.groups import grouped
 from diffhep.surrogates.kinds import empty_surrogate
 from diffhep.surrogates.moments import Moments, surprise
 from diffhep.surrogates.stack import Guess, Incidence, Stack, guess, incidence_of, stack_of
@@ -86,17 +87,18 @@ def fit_surrogate(
         msg = f"showers: at least {MINIMUM} are wanted to train on, got {showers.size}"
         raise ValueError(msg)
     every = [showers] if replay is None else [showers, replay]
-    domains = [domain_of(part) for part in every] + ([start.domain] if start else [])
+    every = [parted(part, settings) for part in every]
+    domains = [domain_of(part) for pair in every for part in pair] + ([start.domain] if start else [])
     domain = functools.reduce(Domain.including, domains)
     if start:
         untrained = eqx.tree_at(lambda s: s.domain, start, domain)
     else:
-        untrained = empty_surrogate(settings, stack_of(showers, settings.threshold), domain)
-    for part in every:
-        check_stack(untrained, part)
+        untrained = empty_surrogate(settings, stack_of(every[0][0], settings.threshold), domain)
+    for kept, _ in every:
+        check_stack(untrained, kept)
     stack, schedule = untrained.stack, settings.schedule
     key = jr.key(schedule.seed)
-    both = [parted(stack, part, schedule) for part in every]
+    both = [[observe(stack, part) for part in pair] for pair in every]
     parts = both[0] if replay is None else [mixed(new, old, schedule) for new, old in zip(*both, strict=True)]
     phase = Phases(settings, run, progress)
 
@@ -113,11 +115,13 @@ def fit_surrogate(
     return _fit_whitened(untrained, settings, parts, phase, key)
 
 
-def parted(stack: Stack, showers: Showers, schedule: ScheduleSettings) -> list[Batch]:
-    """What is trained on, and what is held out."""
+def parted(showers: Showers, settings: SurrogateSettings) -> list[Showers]:
+    """What is trained on, and what is held out, as it is read out."""
+    schedule, groups = settings.schedule, settings.groups
     order = np.random.default_rng(schedule.seed).permutation(showers.size)
     kept = showers.size - max(1, round(schedule.held_out * showers.size))
-    return [observe(stack, showers[np.sort(rows)]) for rows in (order[:kept], order[kept:])]
+    parts = [showers[np.sort(rows)] for rows in (order[:kept], order[kept:])]
+    return [grouped(part, groups, schedule.seed + i, copies=groups.copies) for i, part in enumerate(parts)]
 
 
 def mixed(new: Batch, replay: Batch, schedule: ScheduleSettings) -> Batch:

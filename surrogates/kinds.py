@@ -34,7 +34,8 @@ def empty_surrogate(settings: SurrogateSettings, stack: Stack, domain: Domain | 
     """An untrained surrogate of layers, in the structure of a trained one; for voxels, the one of their layers."""
     network = settings.network
     one, two = jr.split(jr.key(settings.schedule.seed))
-    domain = domain or Domain(jnp.zeros(4, jnp.float32), jnp.zeros(4, jnp.float32))
+    nowhere = jnp.zeros(5 if stack.merged else 4, jnp.float32)
+    domain = domain or Domain(nowhere, nowhere)
     if network.kind in ("autoregressive", "voxels"):
         chain = untrained_chain(network.width, network.depth, network.memory, key=two)
         return AutoregressiveSurrogate(stack=stack, network=chain, domain=domain)

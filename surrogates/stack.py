@@ -45,23 +45,32 @@ class Incidence(eqx.Module):
         angle: from the normal of the layers [rad].
         absorber: thickness of the absorber of every layer [mm].
         active: thickness of the active slab of every layer [mm].
+        merged: for a stack that is read out in groups, the number of its layers in a group, whole or not; the
+            thicknesses are then those of a group. None for a stack that is read out layer by layer.
     """
 
     energy: Float[Array, "*shape"]
     angle: Float[Array, "*shape"]
     absorber: Float[Array, "*shape layer"]
     active: Float[Array, "*shape layer"]
+    merged: Float[Array, "*shape"] | None = None
+
+    @property
+    def count(self) -> Float[Array, "*shape 1"] | float:
+        """Slabs of each kind in a layer, or in a group of layers."""
+        return 1.0 if self.merged is None else self.merged[..., None]
 
 
 class Stack(eqx.Module):
     """What does not change between showers.
 
     Attributes:
-        layers: their number.
+        layers: their number; that of groups if they are read out in groups.
         absorber: NIST name of the absorber.
         active: NIST name of the active material.
         pdg_id: of the particle.
         threshold: energy of a layer below which it counts as empty [GeV].
+        merged: whether layers are read out in groups, of a number that is a part of the geometry.
     """
 
     layers: int = eqx.field(static=True)
@@ -69,6 +78,7 @@ class Stack(eqx.Module):
     active: str = eqx.field(static=True, default="G4_PLASTIC_SC_VINYLTOLUENE")
     pdg_id: int = eqx.field(static=True, default=11)
     threshold: float = eqx.field(static=True, default=0.01 * MeV)
+    merged: bool = eqx.field(static=True, default=False)
 
     def __check_init__(self):
         for name in (self.absorber, self.active):
@@ -116,28 +126,30 @@ def guess(stack: Stack, x: Incidence) -> Guess:
     """
     a, s = MATERIALS[stack.absorber], MATERIALS[stack.active]
     path = 1 / jnp.cos(x.angle)[..., None]
-    in_absorber = x.absorber * path / a.radiation_length
-    in_active = x.active * path / s.radiation_length
-    step = in_absorber + in_active
+    # of one slab, where layers are read out in groups: that is what sampling depends on
+    absorber, active = x.absorber / x.count, x.active / x.count
+    in_absorber = absorber * path / a.radiation_length
+    in_active = active * path / s.radiation_length
+    step = x.count * (in_absorber + in_active)
     depth = running_sum(step)
     edges = jnp.concatenate([jnp.zeros_like(depth[..., :1]), depth], axis=-1)
     total = depth[..., -1]
-    critical = jnp.sum(in_absorber * a.critical_energy + in_active * s.critical_energy, axis=-1) / total
+    critical = jnp.sum(x.count * (in_absorber * a.critical_energy + in_active * s.critical_energy), axis=-1) / total
     log_y = jnp.log(x.energy / critical)
     shape = 1 + SHOWER_RATE * jnp.maximum(log_y + PROFILE_OFFSETS[stack.pdg_id], 0.5)
     share = profile(shape, SHOWER_RATE * edges[..., :-1], SHOWER_RATE * step)
-    sampled = x.active * s.mip_loss / (x.active * s.mip_loss + x.absorber * a.mip_loss)
+    sampled = active * s.mip_loss / (active * s.mip_loss + absorber * a.mip_loss)
     energy = ELECTRON_RESPONSE * x.energy[..., None] * share * sampled + FLOOR
     weights = energy / jnp.sum(energy, axis=-1, keepdims=True)
     middle = depth - 0.5 * step
-    before = jnp.concatenate([x.active[..., :1], x.active[..., :-1]], axis=-1)
+    before = jnp.concatenate([active[..., :1], active[..., :-1]], axis=-1)
     behind = jnp.concatenate([in_absorber[..., 1:], in_absorber[..., -1:]], axis=-1)
     scalar = lambda value: value[..., None]
     features = scaled(
         (in_absorber, 2, -1),
         (jnp.log(in_absorber), 0.5, 0),
-        (x.active * path, 1 / 3, -1.5),
-        (jnp.log(x.active), 1, -1),
+        (active * path, 1 / 3, -1.5),
+        (jnp.log(active), 1, -1),
         (behind, 1, 0),
         (before, 1 / 5, -1),
         (middle, 1 / 10, -1),
@@ -190,6 +202,7 @@ def incidence_of(showers: Showers, dtype: jax.typing.DTypeLike = float) -> Incid
         jnp.asarray(showers.angle, dtype),
         jnp.asarray(showers.absorber_thickness, dtype),
         jnp.asarray(showers.active_thickness, dtype),
+        None if showers.merged is None else jnp.asarray(showers.merged, dtype),
     )
 
 
@@ -211,4 +224,5 @@ def stack_of(showers: Showers, threshold: float = 0.01 * MeV) -> Stack:
     if not all(isinstance(name, str) for name in names):
         msg = "config: does not say of which absorber and active material the calorimeter is"
         raise ValueError(msg)
-    return Stack(showers.layers, str(names[0]), str(names[1]), int(kinds[0]), threshold)
+    merged = showers.merged is not None
+    return Stack(showers.layers, str(names[0]), str(names[1]), int(kinds[0]), threshold, merged)

@@ -43,7 +43,8 @@ class AbstractSurrogate(eqx.Module):
 
         >>> surrogate.sample(x, key=jr.key(0)).sum(axis=-1) / x.energy  # doctest: +SKIP
         """
-        shape = jnp.broadcast_shapes(x.energy.shape, x.angle.shape, x.absorber.shape[:-1], x.active.shape[:-1])
+        merged = () if x.merged is None else x.merged.shape
+        shape = jnp.broadcast_shapes(x.energy.shape, x.angle.shape, x.absorber.shape[:-1], x.active.shape[:-1], merged)
         noise = jr.normal(key, (*shape, self.noise_size), jnp.float32)
         return self.from_noise(x, noise, hard=hard)
 
@@ -56,7 +57,11 @@ class AbstractSurrogate(eqx.Module):
         return jnp.mean(self.from_noise(x, noise), axis=0)
 
     def check(self, x: Incidence) -> None:
-        """A ValueError unless the thicknesses are those of as many layers as the stack has."""
+        """A ValueError unless the thicknesses are those of as many layers, or groups of them, as the stack has."""
+        if (x.merged is not None) != self.stack.merged:
+            kinds = {True: "a stack read out in groups of layers (merged)", False: "a stack read out layer by layer"}
+            msg = f"the surrogate is of {kinds[self.stack.merged]}, asked for is {kinds[not self.stack.merged]}"
+            raise ValueError(msg)
         for name in ("absorber", "active"):
             count = jnp.shape(getattr(x, name))[-1:]
             if count != (self.stack.layers,):

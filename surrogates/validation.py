@@ -102,7 +102,7 @@ def validate(
 def check_stack(surrogate: LayerSurrogate, showers: Showers) -> None:
     """A ValueError unless the showers are of the surrogate's stack and particle."""
     wanted, got = surrogate.stack, stack_of(showers, surrogate.stack.threshold)
-    for name in ("layers", "absorber", "active", "pdg_id"):
+    for name in ("layers", "absorber", "active", "pdg_id", "merged"):
         if getattr(wanted, name) != getattr(got, name):
             msg = f"{name}: the surrogate is of {getattr(wanted, name)}, the showers are of {getattr(got, name)}"
             raise ValueError(msg)
@@ -233,7 +233,7 @@ def _figures(surrogate: AbstractSurrogate, x: Incidence, noise: Array) -> tuple[
     """Mean visible energy and relative resolution, and their derivatives to all thicknesses."""
 
     def figures(absorber: Array, active: Array) -> tuple[Array, Array]:
-        at = Incidence(x.energy, x.angle, absorber, active)
+        at = Incidence(x.energy, x.angle, absorber, active, x.merged)
         total = jnp.sum(surrogate.from_noise(at, noise, hard=False), axis=-1)
         mean = jnp.mean(total)
         both = jnp.stack([mean, jnp.sqrt(jnp.mean((total - mean) ** 2)) / mean])

@@ -73,10 +73,19 @@ def validate(args: list[str]) -> int:
 
     from diffhep.io import RunFolder, read_showers
     from diffhep.surrogate_figures import draw_comparison
-    from diffhep.surrogates import is_voxels, load_surrogate, load_voxels, sample_like, validate_voxels
+    from diffhep.surrogates import (
+        grouped,
+        is_voxels,
+        load_surrogate,
+        load_voxels,
+        sample_like,
+        settings_of,
+        validate_voxels,
+    )
     from diffhep.surrogates import validate as compare
 
     trained, showers = load_surrogate(options.folder), read_showers(options.data)
+    showers = grouped(showers, settings_of(options.folder).groups, options.seed)
     with progress_bar() as progress:
         found = compare(trained, showers, key=jr.key(options.seed), progress=progress)
         if is_voxels(options.folder):
@@ -109,10 +118,19 @@ def sample(args: list[str]) -> int:
     import jax.random as jr
 
     from diffhep.io import read_showers, write_calochallenge, write_showers
-    from diffhep.surrogates import is_voxels, load_surrogate, load_voxels, sample_like, sample_voxels
+    from diffhep.surrogates import (
+        grouped,
+        is_voxels,
+        load_surrogate,
+        load_voxels,
+        sample_like,
+        sample_voxels,
+        settings_of,
+    )
     from diffhep.surrogates.validation import check_stack, outside
 
     trained, showers = load_surrogate(options.folder), read_showers(options.like)
+    showers = grouped(showers, settings_of(options.folder).groups, options.seed)
     check_stack(trained, showers)
     beyond = outside(trained, showers)
     if beyond.any() and not options.extrapolate:

@@ -12,6 +12,7 @@ from diffhep.detector.beamline import line_matrix as line_matrix
 from diffhep.detector.beamline import periodic_twiss as periodic_twiss
 from diffhep.detector.beamline import transmission as transmission
 from diffhep.detector.beamline import transport_covariance as transport_covariance
+from diffhep.detector.calorimeter import Deposits as Deposits
 from diffhep.detector.calorimeter import SamplingCalorimeter as SamplingCalorimeter
 from diffhep.detector.calorimeter import ShowerNoise as ShowerNoise
 from diffhep.detector.calorimeter import draw_noise as draw_noise

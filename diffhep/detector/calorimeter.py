@@ -14,13 +14,19 @@ lengths X0:
 - position: the centroid of $N = E/(a^2 + p^2)$ independent samples of that Gaussian, $\sigma_x = \rho/\sqrt N$, and a
   constant term; the same N gives the error $1/\sqrt N$ of the squared lateral width.
 
-The energy of a shower is read out in `readouts` groups of layers of equal depth.
+The energy of a shower is read out in `readouts` groups of layers of equal depth. With `showers` the energies in them are
+those of simulated showers, learned or out of a library, in place of profile, leakage and sampling term; hadrons,
+position and width stay as above.
 """
+
+from collections.abc import Callable
+from typing import NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+import paramax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from diffhep.detector.material import LEAD, POLYSTYRENE, Material
@@ -33,6 +39,7 @@ from diffhep.detector.shower import (
     leakage_moments,
     shape_parameter,
 )
+from diffhep.detector.showers import AbstractShowers, Layout
 from diffhep.events import Events
 from diffhep.kinematics import safe_sqrt, wrap_phi
 from diffhep.parameters import Scalar
@@ -55,6 +62,8 @@ class ShowerNoise(eqx.Module):
         sampling: unit normal, of each readout group.
         common: unit normal, the constant term.
         lateral: three unit normals: eta, phi and width.
+        shower: unit normals of each constituent's simulated shower, which takes them in place of `conversion`; None for
+            a parametrised one.
     """
 
     conversion: Float[Array, "event object constituent"]
@@ -62,6 +71,19 @@ class ShowerNoise(eqx.Module):
     sampling: Float[Array, "event object readout"]
     common: Float[Array, "event object"]
     lateral: Float[Array, "event object 3"]
+    shower: Float[Array, "event object constituent number"] | None = None
+
+
+class Deposits(NamedTuple):
+    """Energies in groups of layers at the electromagnetic scale [GeV].
+
+    Attributes:
+        energy: all of it.
+        unsampled: that part of it which has not its sampling fluctuations yet.
+    """
+
+    energy: Float[Array, "event object readout"]
+    unsampled: Float[Array, "event object readout"]
 
 
 class SamplingCalorimeter(AbstractStage):
@@ -83,6 +105,7 @@ class SamplingCalorimeter(AbstractStage):
         width_constant: relative shower-to-shower fluctuation of the squared lateral width.
         hadron_response: electromagnetic-scale energy per GeV of a showering hadron.
         profile_offset: of the shower maximum, ln(E/Ec) + offset (PDG: +0.5 for photons).
+        showers: simulated ones in place of the parametrisation, in these materials; None for none.
     """
 
     absorber: Scalar
@@ -96,6 +119,7 @@ class SamplingCalorimeter(AbstractStage):
     width_constant: float = 0.03
     hadron_response: float = 0.5
     profile_offset: float = 0.5
+    showers: AbstractShowers | paramax.NonTrainable | None = None
     readouts: int = eqx.field(static=True, default=8)
     absorber_material: Material = eqx.field(static=True, default=LEAD)
     active_material: Material = eqx.field(static=True, default=POLYSTYRENE)
@@ -152,8 +176,15 @@ class SamplingCalorimeter(AbstractStage):
         """Mean and standard deviation, over conversion depths, of the fraction that leaks out at the back."""
         return leakage_moments(self.shower_shape(jnp.asarray(energy, dtype=float)), self.radiation_lengths())
 
-    def leakage_curve(self) -> LeakageCurve:
-        """Mean leakage as a function of energy: what the calibration of this layout has to know."""
+    def layout(self) -> Layout:
+        """What simulated showers have to know."""
+        values = (jnp.asarray(v, dtype=float) for v in (self.absorber, self.active, self.layers))
+        return Layout(*values, self.sampling_fraction(), self.readouts)
+
+    def leakage_curve(self) -> Callable[[Array], Array]:
+        """Mean share of the energy that is not seen, as a function of the measured energy [GeV], for the calibration."""
+        if self.showers is not None:
+            return self.showers.calibration(self.layout())
         return leakage_curve(self.radiation_lengths(), self.absorber_material.critical_energy, self.profile_offset)
 
     def resolution(self, energy: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
@@ -179,17 +210,43 @@ class SamplingCalorimeter(AbstractStage):
         fine = gamma_fractions(self.shower_shape(energy), SHOWER_RATE * inside)
         return jnp.sum(fine.reshape(*fine.shape[:-1], self.readouts, parts), axis=-1)
 
-    def deposits(self, events: Events, noise: ShowerNoise) -> Float[Array, "event object readout"]:
-        """Energy deposited in each group of layers [GeV]: leakage and conversion fluctuate, nothing else does."""
+    def deposits(self, events: Events, noise: ShowerNoise) -> Deposits:
+        """Energy in each group of layers [GeV].
+
+        Of parametrised showers leakage and conversion fluctuate, and nothing else does.
+
+        Raises:
+            ValueError: simulated showers without random numbers for them.
+        """
         energy = (events["pt"] * jnp.cosh(events["eta"]))[..., None]
         parts = energy * events["em_fraction"] if "em_fraction" in events else energy
+        if self.showers is not None:
+            return self.simulated(events, parts, noise)
         start = PHOTON_START * noise.conversion
         if "hoe" in events:
             # a hadron's shower has the same shape and starts deeper: one more constituent
-            hadrons = energy * events["hoe"][..., None] * self.hadron_response
+            hadrons, deep = self.hadrons(events, noise)
             parts = jnp.concatenate([parts, hadrons], axis=-1)
-            start = jnp.concatenate([start, self.interaction_length() * noise.hadron[..., None]], axis=-1)
-        return jnp.sum(parts[..., None] * self.contained(parts, start), axis=-2)
+            start = jnp.concatenate([start, deep], axis=-1)
+        energy = jnp.sum(parts[..., None] * self.contained(parts, start), axis=-2)
+        return Deposits(energy, energy)
+
+    def hadrons(self, events: Events, noise: ShowerNoise) -> tuple[Array, Array]:
+        """Energy of the showering hadrons [GeV] at the electromagnetic scale, and the depth where they start [X0]."""
+        energy = (events["pt"] * jnp.cosh(events["eta"]) * events["hoe"])[..., None] * self.hadron_response
+        return energy, self.interaction_length() * noise.hadron[..., None]
+
+    def simulated(self, events: Events, parts: Float[Array, "event object constituent"], noise: ShowerNoise) -> Deposits:
+        """Deposits of simulated showers, and of hadrons, which are parametrised all the same."""
+        if noise.shower is None:
+            msg = "noise: simulated showers want random numbers of their own (`draw_noise` with `showers`)"
+            raise ValueError(msg)
+        energy = jnp.sum(self.showers.deposits(self.layout(), parts, noise.shower), axis=-2)
+        if "hoe" not in events:
+            return Deposits(energy, jnp.zeros_like(energy))
+        hadrons, start = self.hadrons(events, noise)
+        unsampled = jnp.sum(hadrons[..., None] * self.contained(hadrons, start), axis=-2)
+        return Deposits(energy + unsampled, unsampled)
 
     def respond(self, x: Events, noise: ShowerNoise) -> Events:
         """Measured readout energies, direction and lateral width, for given random numbers."""
@@ -198,13 +255,15 @@ class SamplingCalorimeter(AbstractStage):
     def read_out(
         self,
         x: Events,
-        deposited: Float[Array, "event object readout"],
+        deposits: Deposits,
         sampling: Float[Array, "event object readout"],
         common: Float[Array, "event object"],
         lateral: Float[Array, "event object 3"],
     ) -> Events:
-        """What is measured of deposits [GeV], for given random numbers (of `ShowerNoise`)."""
-        variance = self.stochastic_term() ** 2 * deposited + self.noise**2 * self.layers / self.readouts
+        """What is measured of deposits, for given random numbers (of `ShowerNoise`)."""
+        deposited, unsampled = deposits
+        variance = self.photo_term() ** 2 * deposited + self.sampling_term() ** 2 * unsampled
+        variance = variance + self.noise**2 * self.layers / self.readouts
         energy = deposited + safe_sqrt(variance) * sampling
         energy = energy * (1 + self.constant_term * common[..., None])
 
@@ -225,18 +284,33 @@ class SamplingCalorimeter(AbstractStage):
         return Events(measured, x.mask, x.weight)
 
     def __call__(self, x: Events, *, key: PRNGKeyArray | None = None) -> Events:
-        """`respond` with fresh random numbers; `key=None` is the mean response."""
-        return self.respond(x, draw_noise(x, self.readouts, key=key))
+        """`respond` with fresh random numbers; `key=None` is the mean response, and the median simulated shower."""
+        return self.respond(x, draw_noise(x, self.readouts, key=key, showers=self.showers))
 
 
-def draw_noise(events: Events, readouts: int, *, key: PRNGKeyArray | None) -> ShowerNoise:
-    """The random numbers of a response to some events; without a key their means."""
+def draw_noise(
+    events: Events, readouts: int, *, key: PRNGKeyArray | None, showers: AbstractShowers | None = None
+) -> ShowerNoise:
+    """The random numbers of a response to some events; without a key their means.
+
+    Args:
+        events: whose response is wanted.
+        readouts: groups of layers that are read out.
+        key: of the random numbers.
+        showers: simulated showers of the calorimeter, if it has any.
+    """
     objects = events["pt"].shape
-    shapes = noise_shapes(events, readouts)
+    shapes = noise_shapes(events, readouts, showers)
+    simulated = shapes.get("shower")
     if key is None:
         ones, zeros = jnp.ones, jnp.zeros
         return ShowerNoise(
-            ones(shapes["conversion"]), ones(objects), zeros(shapes["sampling"]), zeros(objects), zeros((*objects, 3))
+            ones(shapes["conversion"]),
+            ones(objects),
+            zeros(shapes["sampling"]),
+            zeros(objects),
+            zeros((*objects, 3)),
+            simulated and zeros(simulated),
         )
     keys = jr.split(key, 5)
     return ShowerNoise(
@@ -245,17 +319,22 @@ def draw_noise(events: Events, readouts: int, *, key: PRNGKeyArray | None) -> Sh
         jr.normal(keys[2], shapes["sampling"]),
         jr.normal(keys[3], objects),
         jr.normal(keys[4], (*objects, 3)),
+        simulated and jr.normal(jr.fold_in(key, 5), simulated),
     )
 
 
-def noise_shapes(events: Events, readouts: int) -> dict[str, tuple[int, ...]]:
+def noise_shapes(
+    events: Events, readouts: int, showers: AbstractShowers | None = None
+) -> dict[str, tuple[int, ...]]:
     """Shapes of the random numbers of a response to some events."""
     objects = events["pt"].shape
     constituents = events["em_fraction"].shape[-1] if "em_fraction" in events else 1
+    simulated = {"shower": (*objects, constituents, showers.noise_size)} if showers is not None else {}
     return {
         "conversion": (*objects, constituents),
         "hadron": objects,
         "sampling": (*objects, readouts),
         "common": objects,
         "lateral": (*objects, 3),
+        **simulated,
     }

@@ -117,20 +117,45 @@ class LeakageCurve(eqx.Module):
     coefficients: Float[Array, " order"]
     log_range: tuple[float, float] = eqx.field(static=True)
 
+    @classmethod
+    def through(cls, values: Float[Array, " order"], log_range: tuple[float, float]) -> "LeakageCurve":
+        """The curve through values at the energies `chebyshev_energies`."""
+        return cls(jnp.asarray(chebyshev_transform(values.size)) @ values, log_range)
+
     def __call__(self, energy: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         """Mean fraction of the energy that leaks out."""
-        low, high = self.log_range
-        x = (2 * jnp.log(jnp.maximum(energy, 1e-3)) - low - high) / (high - low)
-        angle = jnp.arccos(jnp.clip(x, -0.999999, 0.999999))
-        order = jnp.arange(self.coefficients.size)
-        return jnp.sum(self.coefficients * jnp.cos(order * angle[..., None]), axis=-1)
+        return chebyshev_basis(energy, self.coefficients.size, self.log_range) @ self.coefficients
 
 
 def leakage_curve(depth: Float[Array, ""], critical_energy: float, offset: float, *, nodes: int = 8) -> LeakageCurve:
     """Mean leakage of photons between 1 GeV and 3 TeV in a stack of some depth [X0], interpolated to 1e-4 of itself."""
     log_range = (0.0, float(np.log(3000.0)))
-    angle = (np.arange(nodes) + 0.5) * np.pi / nodes
-    energy = np.exp(sum(log_range) / 2 + (log_range[1] - log_range[0]) / 2 * np.cos(angle))
-    mean, _ = leakage_moments(shape_parameter(jnp.asarray(energy), critical_energy, offset), depth)
-    transform = np.cos(np.arange(nodes)[:, None] * angle) * np.where(np.arange(nodes) == 0, 1, 2)[:, None] / nodes
-    return LeakageCurve(jnp.asarray(transform) @ mean, log_range)
+    energy = jnp.asarray(chebyshev_energies(nodes, log_range))
+    mean, _ = leakage_moments(shape_parameter(energy, critical_energy, offset), depth)
+    return LeakageCurve.through(mean, log_range)
+
+
+def chebyshev_angles(order: int) -> np.ndarray:
+    """Angles of the zeros of a Chebyshev polynomial."""
+    return (np.arange(order) + 0.5) * np.pi / order
+
+
+def chebyshev_transform(order: int) -> np.ndarray:
+    """Matrix from values at the zeros of a Chebyshev polynomial to coefficients of those of lower order."""
+    rows = np.arange(order)[:, None]
+    return np.cos(rows * chebyshev_angles(order)) * np.where(rows == 0, 1, 2) / order
+
+
+def chebyshev_basis(
+    energy: Float[Array, "*shape"], order: int, log_range: tuple[float, float]
+) -> Float[Array, "*shape order"]:
+    """Chebyshev polynomials below an order, in ln E mapped from a range to [-1, 1]; outside, those of the nearest end."""
+    low, high = log_range
+    x = (2 * jnp.log(jnp.maximum(energy, 1e-3)) - low - high) / (high - low)
+    angle = jnp.arccos(jnp.clip(x, -0.999999, 0.999999))
+    return jnp.cos(jnp.arange(order) * angle[..., None])
+
+
+def chebyshev_energies(order: int, log_range: tuple[float, float]) -> np.ndarray:
+    """Energies [GeV] at the zeros of a Chebyshev polynomial in ln E, between which it interpolates."""
+    return np.exp(sum(log_range) / 2 + (log_range[1] - log_range[0]) / 2 * np.cos(chebyshev_angles(order)))

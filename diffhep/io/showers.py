@@ -33,9 +33,10 @@ COLUMNS: Mapping[str, tuple[str, int | None, float, bool]] = {
     "active_energy": ("GeV", 2, 0.0, True),
     "absorber_energy": ("GeV", 2, 0.0, True),
     "cells": ("GeV", None, 0.0, True),
+    "merged": ("", 1, 0.0, False),
 }
 SHIPPED_SHOWERS = "showers.npz"
-OPTIONAL = ("absorber_energy", "cells")
+OPTIONAL = ("absorber_energy", "cells", "merged")
 # name -> the array that has as many layers
 BESIDE = {"active_thickness": "absorber_thickness", "absorber_energy": "active_energy", "cells": "active_energy"}
 
@@ -56,6 +57,8 @@ class Showers:
         absorber_energy: deposited in the absorber slabs [GeV], (shower, readout), or None.
         cells: deposited in the cells of the active slabs [GeV], (shower, readout, x, y) or (shower, readout, alpha, r),
             or None. What misses the cells counts in `active_energy` all the same.
+        merged: layers of the detector that each of these layers stands for, (shower,), a whole number or not, or None
+            for one; the thicknesses are those of all of them together.
         config: how they were made, what JSON can hold.
 
     Raises:
@@ -75,6 +78,7 @@ class Showers:
     active_energy: np.ndarray
     absorber_energy: np.ndarray | None = None
     cells: np.ndarray | None = None
+    merged: np.ndarray | None = None
     config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):

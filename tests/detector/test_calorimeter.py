@@ -216,7 +216,7 @@ def test_without_fluctuations_the_deposits_are_gamma_functions():
     shape = float(calorimeter.shower_shape(jnp.asarray(ENERGY)))
     # intervals of 3.6: six-point quadrature is good to 1e-6 there
     exact = ENERGY * np.diff(gammainc(shape, edges / 2))
-    assert_allclose(calorimeter.deposits(events, noise)[0, 0], exact, rtol=0, atol=ENERGY * 2e-6)
+    assert_allclose(calorimeter.deposits(events, noise).energy[0, 0], exact, rtol=0, atol=ENERGY * 2e-6)
 
 
 @pytest.mark.parametrize("constituents", [1, 3])
@@ -225,7 +225,7 @@ def test_what_is_deposited_and_what_leaks_add_up(constituents):
     fields = {k: v for k, v in events.fields.items() if k != "hoe"}
     events = Events(fields, events.mask, events.weight)
     noise = draw_noise(events, 8, key=jr.key(3))
-    deposited = np.asarray(C1.deposits(events, noise)).sum(-1)
+    deposited = np.asarray(C1.deposits(events, noise).energy).sum(-1)
     energy = np.asarray(events["pt"] * jnp.cosh(events["eta"]))[..., None] * np.asarray(events["em_fraction"])
     behind = np.maximum(float(C1.radiation_lengths()) - 9 / 7 * np.asarray(noise.conversion), 0)
     contained = gammainc(np.asarray(C1.shower_shape(jnp.asarray(energy))), behind / 2)
@@ -237,9 +237,9 @@ def test_hadrons_shower_deeper_than_photons():
     events = shower(ENERGY, 4000)
     noise = draw_noise(events, 8, key=jr.key(5))
     groups = np.arange(8) + 0.5
-    photon = np.asarray(C1.deposits(events, noise)).mean((0, 1))
+    photon = np.asarray(C1.deposits(events, noise).energy).mean((0, 1))
     with_hadrons = events.with_fields({"hoe": jnp.full((4000, 1), 0.5)})
-    hadron = np.asarray(C1.deposits(with_hadrons, noise)).mean((0, 1)) - photon
+    hadron = np.asarray(C1.deposits(with_hadrons, noise).energy).mean((0, 1)) - photon
     assert np.average(groups, weights=hadron) > np.average(groups, weights=photon) + 1
     # and more of them leaks
     contained = hadron.sum() / (ENERGY * 0.5 * C1.hadron_response)
