@@ -4,12 +4,15 @@ Frozen pydantic models. They build the study's objects and are then forgotten; n
 """
 
 from pathlib import Path
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
 from diffhep.design.reference_config import REFERENCE_STUDIES, StackBudgetSettings, StackSettings
 from diffhep.design.settings import SearchSettings as SearchSettings
 from diffhep.settings import Settings
+
+LEAST_SHOWERS = 400  # of Geant4 that judge a design
 
 
 class SampleSettings(Settings):
@@ -40,6 +43,28 @@ class CalorimeterSettings(StackSettings):
     width_constant: float = Field(default=0.03, ge=0, description="relative fluctuation of the squared shower width []")
     hadron_response: float = Field(default=0.5, ge=0, description="response to showering hadrons []")
     readouts: int = Field(default=8, ge=4, le=64, multiple_of=4, description="longitudinal readout groups [count]")
+
+
+class SimulationSettings(Settings):
+    """Showers of a learned surrogate of Geant4, and of Geant4 itself; with `response = "surrogate"`."""
+
+    surrogate: Path | None = Field(
+        default=None, description="folder of a surrogate of photons, layers in groups; the shipped one if none"
+    )
+    geant4: int = Field(
+        default=0,
+        ge=0,
+        description="showers of Geant4 that judge the initial and the final design; 0 for none, or from 400 [count]",
+    )
+    processes: int = Field(default=1, ge=1, description="of Geant4 at once [count]")
+
+    @field_validator("geant4")
+    @classmethod
+    def _enough(cls, value: int) -> int:
+        if 0 < value < LEAST_SHOWERS:
+            msg = f"at least {LEAST_SHOWERS} showers are wanted for a judgement, got {value}"
+            raise ValueError(msg)
+        return value
 
 
 class BudgetSettings(StackBudgetSettings):
@@ -91,12 +116,23 @@ class TrainedSearchSettings(SearchSettings):
 class HiggsDiphotonSettings(Settings):
     """H -> gamma gamma: absorber, active medium, layers, thresholds and networks for the largest significance."""
 
+    response: Literal["parametrised", "surrogate"] = Field(
+        default="parametrised", description="how photons shower: textbook formulas, or a learned surrogate of Geant4 []"
+    )
     samples: SampleSettings = SampleSettings()
     calorimeter: CalorimeterSettings = CalorimeterSettings()
     budget: BudgetSettings = BudgetSettings()
     trigger: TriggerSettings = TriggerSettings()
     analysis: AnalysisSettings = AnalysisSettings()
+    simulation: SimulationSettings = SimulationSettings()
     search: TrainedSearchSettings = TrainedSearchSettings()
+
+    @model_validator(mode="after")
+    def _simulated(self) -> Self:
+        if self.simulation != SimulationSettings() and self.response != "surrogate":
+            msg = 'simulation: plays no part without response = "surrogate" (--response surrogate)'
+            raise ValueError(msg)
+        return self
 
 
 STUDIES: dict[str, type[Settings]] = {"higgs-diphoton": HiggsDiphotonSettings, **REFERENCE_STUDIES}

@@ -15,7 +15,7 @@ import dataclasses
 import importlib.metadata
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -108,6 +108,7 @@ class Run:
         best = self.stored("integers", lambda: self.settle_integers(relaxed), like=initial)
         final = self.stored("final", lambda: self.study.settle(best), like=initial)
         judged = before | self.timed("judge", lambda: self.judge("final", final))
+        confirmed = self.timed("full simulation", lambda: self.confirm(initial, final))
         front = self.timed("front", lambda: self.front(final, ascended))
         logic = self.timed("logic", lambda: self.logic(final, ascended))
         grid = self.timed("grid", lambda: self.grid(final))
@@ -125,6 +126,7 @@ class Run:
         return {
             **summary(self.study, Designs(initial, best, final), judged, certificate, rows),
             "starts": relaxed.summary(ascended),
+            "confirmation": confirmed,
             "front": front,
             "logic": logic,
             "grid": grid,
@@ -266,6 +268,16 @@ class Run:
             out[f"{name} {kind}"] = self.study.judge(design, relaxed=kind == "relaxed")
             self.progress(f"held-out, {name}", 0.5 if kind == "relaxed" else 1.0)
         return out
+
+    def confirm(self, initial: PyTree, final: PyTree) -> Mapping[str, Any] | None:
+        """What full simulation says of both designs."""
+        file = "checkpoints/confirmation.json"
+        if not self.folder.has(file):
+            found = self.study.confirm(initial, final, self.folder, progress=self.progress)
+            if found is None:
+                return None
+            self.folder.write_json(file, found)
+        return self.folder.read_json(file)
 
     def front(self, final: PyTree, ascended: Ascended) -> dict[str, Any] | None:
         """Objective against the first budget: the compiled ascent of the starts, with other limits.

@@ -118,6 +118,12 @@ class AbstractStudy(abc.ABC):
         """What the words of a trigger are worth, JSON-able; None if they are not part of the design."""
         return None
 
+    def confirm(
+        self, initial: PyTree, final: PyTree, folder: RunFolder, *, progress: Report
+    ) -> Mapping[str, Any] | None:
+        """What full simulation says of both designs, JSON-able; None if a study has none or none is wanted."""
+        return None
+
     def alternatives(self) -> Sequence[Mapping[str, float]]:
         """Values of the categorical Params for each pure choice."""
         return [{}]

@@ -20,7 +20,7 @@ from diffhep.checked import Value, read
 from diffhep.io import RunFolder
 from diffhep.logic_figures import logic_front
 from diffhep.result import FPGA, RESULT, Budget, Compared, Grid, Parameter, Proof, Result, Starts
-from diffhep.typeset import MISSING, count, number, pm, seconds, shown, signed
+from diffhep.typeset import MISSING, count, number, percent, pm, seconds, shown, signed
 
 PAGE = "report.html"
 FOLDER = "figures"
@@ -115,7 +115,7 @@ def page(result: Result, proof: Proof | None, formats: dict[str, Any] | None, im
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"number": number, "pm": pm, "count": count, "seconds": seconds}
+    environment.filters |= {"number": number, "percent": percent, "pm": pm, "count": count, "seconds": seconds}
     template = environment.from_string(files("diffhep").joinpath("report.html.jinja").read_text(encoding="utf-8"))
     symbol = symbol_of(result)[0]
     sources = {name: "data:image/png;base64," + base64.b64encode(image).decode() for name, image in images.items()}

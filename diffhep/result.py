@@ -139,6 +139,33 @@ class Logic(Content):
     front: JudgedFront | None = None
 
 
+class Confirmed(Content):
+    """Hard objective of a design with showers of a surrogate, and with those of full simulation."""
+
+    design: str
+    showers: Count
+    surrogate: Value
+    geant4: Value
+    deviation: Value
+
+
+class ResponseAt(Content):
+    """Response of a surrogate over that of full simulation in a range of energies [GeV], and both resolutions."""
+
+    low: float
+    high: float
+    response: Value
+    surrogate: Value
+    geant4: Value
+
+
+class Confirmation(Content):
+    """What full simulation says of designs that a surrogate judged."""
+
+    designs: list[Confirmed]
+    energies: list[ResponseAt]
+
+
 class Grid(Content):
     """Hard objective and used budgets over two parameters; rows along the first of them."""
 
@@ -288,6 +315,7 @@ class Result(Content):
     kkt: Kkt | None = None
     front: Front | None = None
     logic: Logic | None = None
+    confirmation: Confirmation | None = None
     grid: Grid | None = None
     baseline: Baseline | None = None
     tolerances: dict[str, float | None] | None = None

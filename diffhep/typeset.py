@@ -29,6 +29,15 @@ def pm(measured: Value) -> str:
     return typographic(f"({' ± '.join(parts)}) {TIMES} 10{str(largest).translate(SUPERSCRIPT)}")
 
 
+def percent(measured: Value) -> str:
+    """The same times a hundred.
+
+    >>> percent(Value(value=0.0231416, stderr=0.0001234))
+    '2.314 ± 0.012'
+    """
+    return pm(Value(value=100 * measured.value, stderr=100 * measured.stderr))
+
+
 def number(value: float | None, digits: int = 4) -> str:
     """A number with so many significant digits; a dash for None.
 

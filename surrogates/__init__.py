@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from diffhep.surrogates.card import load_voxels as load_voxels
     from diffhep.surrogates.card import save_surrogate as save_surrogate
     from diffhep.surrogates.card import settings_of as settings_of
+    from diffhep.surrogates.card import shipped_photons as shipped_photons
     from diffhep.surrogates.card import shipped_surrogate as shipped_surrogate
     from diffhep.surrogates.card import shipped_voxels as shipped_voxels
     from diffhep.surrogates.classifier import OURS as OURS
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from diffhep.surrogates.gflash import GflashSurrogate as GflashSurrogate
     from diffhep.surrogates.groups import grouped as grouped
     from diffhep.surrogates.groups import read_out_in_groups as read_out_in_groups
+    from diffhep.surrogates.learned_showers import LearnedShowers as LearnedShowers
     from diffhep.surrogates.metrics import auc as auc
     from diffhep.surrogates.metrics import frechet_distance as frechet_distance
     from diffhep.surrogates.metrics import frechet_physics_distance as frechet_physics_distance
@@ -67,6 +69,7 @@ HOMES = {
         "load_voxels",
         "save_surrogate",
         "settings_of",
+        "shipped_photons",
         "shipped_surrogate",
         "shipped_voxels",
     ),
@@ -88,6 +91,7 @@ HOMES = {
         "grouped",
         "read_out_in_groups",
     ),
+    "learned_showers": ("LearnedShowers",),
     "metrics": (
         "auc",
         "frechet_distance",

@@ -151,6 +151,11 @@ def shipped_surrogate() -> LayerSurrogate:
     return load_surrogate(SHIPPED)
 
 
+def shipped_photons() -> LayerSurrogate:
+    """The one of photons: lead and scintillator, any number of layers from 16 to 64, read out in eight groups."""
+    return load_surrogate(SHIPPED / "photons")
+
+
 def shipped_voxels() -> VoxelSurrogate:
     """The voxel surrogate that comes with the package: electrons in 45 layers of tungsten and silicon, 16 x 9 cells."""
     return load_voxels(SHIPPED / "voxels")

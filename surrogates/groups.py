@@ -39,7 +39,8 @@ def read_out_in_groups(showers: Showers, groups: int, layers: NDArray | float) -
         raise ValueError(msg)
     count = np.broadcast_to(np.asarray(layers, float), showers.size)
     if not ((count >= groups) & (count <= showers.layers)).all():
-        msg = f"layers: wanted {groups} (groups) to {showers.layers} (simulated), got {count.min():g} to {count.max():g}"
+        got = f"{count.min():g} to {count.max():g}"
+        msg = f"layers: wanted {groups} (groups) to {showers.layers} (simulated), got {got}"
         raise ValueError(msg)
     borders = np.arange(groups + 1) * count[:, None] / groups
     first = np.arange(showers.layers)[:, None]

@@ -19,7 +19,7 @@ from diffhep.surrogates.stack import MATERIALS, Incidence, guess
 from diffhep.surrogates.surrogate import LayerSurrogate
 
 NODES = 12  # energies between which the network's answers for a layout, and the mean response, are interpolated
-QUANTILES = 64  # of the visible energy, whose mean is the mean response
+QUANTILES = 128  # of the visible energy, whose mean is the mean response
 
 
 class Bounds(NamedTuple):
@@ -110,13 +110,16 @@ class LearnedShowers(AbstractShowers):
         return Incidence(energy, jnp.array(0.0), of_group(layout.absorber), of_group(layout.active), merged)
 
     def lost(self, layout: Layout) -> LeakageCurve:
-        """Mean share of the energy that is not seen.
-
-        The visible energy depends on the first random number alone, so that its mean is a sum over quantiles.
-        """
+        """Mean share of the energy that is not seen."""
         energy = jnp.asarray(chebyshev_energies(NODES, self.log_range))
+        return LeakageCurve.through(1 - jnp.mean(self.quantiles(layout, energy), axis=-1) / energy, self.log_range)
+
+    def quantiles(self, layout: Layout, energy: Float[Array, "*shape"]) -> Float[Array, "*shape quantile"]:
+        """Evenly spaced quantiles of the visible energy at the electromagnetic scale [GeV].
+
+        It depends on the first random number of a shower alone.
+        """
         first = ndtri((jnp.arange(QUANTILES) + 0.5) / QUANTILES)
-        noise = jnp.zeros((NODES, QUANTILES, self.noise_size)).at[..., 0].set(first)
-        each = jnp.broadcast_to(energy[:, None], (NODES, QUANTILES))
-        mean = jnp.mean(jnp.sum(self.deposits(layout, each, noise), axis=-1), axis=1)
-        return LeakageCurve.through(1 - mean / energy, self.log_range)
+        noise = jnp.zeros((*energy.shape, QUANTILES, self.noise_size)).at[..., 0].set(first)
+        each = jnp.broadcast_to(energy[..., None], noise.shape[:-1])
+        return jnp.sum(self.deposits(layout, each, noise), axis=-1)

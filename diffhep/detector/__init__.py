@@ -58,6 +58,9 @@ from diffhep.detector.shower import LeakageCurve as LeakageCurve
 from diffhep.detector.shower import gamma_fractions as gamma_fractions
 from diffhep.detector.shower import leakage_curve as leakage_curve
 from diffhep.detector.shower import leakage_moments as leakage_moments
+from diffhep.detector.showers import AbstractShowers as AbstractShowers
+from diffhep.detector.showers import FrozenShowers as FrozenShowers
+from diffhep.detector.showers import Layout as Layout
 from diffhep.detector.timing import KAON as KAON
 from diffhep.detector.timing import PION as PION
 from diffhep.detector.timing import PROTON as PROTON

@@ -14,8 +14,8 @@ lengths X0:
 - position: the centroid of $N = E/(a^2 + p^2)$ independent samples of that Gaussian, $\sigma_x = \rho/\sqrt N$, and a
   constant term; the same N gives the error $1/\sqrt N$ of the squared lateral width.
 
-The energy of a shower is read out in `readouts` groups of layers of equal depth. With `showers` the energies in them are
-those of simulated showers, learned or out of a library, in place of profile, leakage and sampling term; hadrons,
+The energy of a shower is read out in `readouts` groups of layers of equal depth. With `showers` the energies in them
+are those of simulated showers, learned or out of a library, in place of profile, leakage and sampling term; hadrons,
 position and width stay as above.
 """
 
@@ -26,14 +26,12 @@ import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-import paramax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from diffhep.detector.material import LEAD, POLYSTYRENE, Material
 from diffhep.detector.shower import (
     PHOTON_START,
     SHOWER_RATE,
-    LeakageCurve,
     gamma_fractions,
     leakage_curve,
     leakage_moments,
@@ -119,7 +117,7 @@ class SamplingCalorimeter(AbstractStage):
     width_constant: float = 0.03
     hadron_response: float = 0.5
     profile_offset: float = 0.5
-    showers: AbstractShowers | paramax.NonTrainable | None = None
+    showers: AbstractShowers | None = None
     readouts: int = eqx.field(static=True, default=8)
     absorber_material: Material = eqx.field(static=True, default=LEAD)
     active_material: Material = eqx.field(static=True, default=POLYSTYRENE)
@@ -178,11 +176,11 @@ class SamplingCalorimeter(AbstractStage):
 
     def layout(self) -> Layout:
         """What simulated showers have to know."""
-        values = (jnp.asarray(v, dtype=float) for v in (self.absorber, self.active, self.layers))
-        return Layout(*values, self.sampling_fraction(), self.readouts)
+        absorber, active, layers = (jnp.asarray(v, dtype=float) for v in (self.absorber, self.active, self.layers))
+        return Layout(absorber, active, layers, self.sampling_fraction(), self.readouts)
 
     def leakage_curve(self) -> Callable[[Array], Array]:
-        """Mean share of the energy that is not seen, as a function of the measured energy [GeV], for the calibration."""
+        """Mean share of the energy that is not seen, against the measured energy [GeV]: the calibration."""
         if self.showers is not None:
             return self.showers.calibration(self.layout())
         return leakage_curve(self.radiation_lengths(), self.absorber_material.critical_energy, self.profile_offset)
@@ -221,7 +219,7 @@ class SamplingCalorimeter(AbstractStage):
         energy = (events["pt"] * jnp.cosh(events["eta"]))[..., None]
         parts = energy * events["em_fraction"] if "em_fraction" in events else energy
         if self.showers is not None:
-            return self.simulated(events, parts, noise)
+            return self.simulated(self.showers, events, parts, noise)
         start = PHOTON_START * noise.conversion
         if "hoe" in events:
             # a hadron's shower has the same shape and starts deeper: one more constituent
@@ -236,12 +234,12 @@ class SamplingCalorimeter(AbstractStage):
         energy = (events["pt"] * jnp.cosh(events["eta"]) * events["hoe"])[..., None] * self.hadron_response
         return energy, self.interaction_length() * noise.hadron[..., None]
 
-    def simulated(self, events: Events, parts: Float[Array, "event object constituent"], noise: ShowerNoise) -> Deposits:
+    def simulated(self, showers: AbstractShowers, events: Events, parts: Array, noise: ShowerNoise) -> Deposits:
         """Deposits of simulated showers, and of hadrons, which are parametrised all the same."""
         if noise.shower is None:
             msg = "noise: simulated showers want random numbers of their own (`draw_noise` with `showers`)"
             raise ValueError(msg)
-        energy = jnp.sum(self.showers.deposits(self.layout(), parts, noise.shower), axis=-2)
+        energy = jnp.sum(showers.deposits(self.layout(), parts, noise.shower), axis=-2)
         if "hoe" not in events:
             return Deposits(energy, jnp.zeros_like(energy))
         hadrons, start = self.hadrons(events, noise)
@@ -301,7 +299,10 @@ def draw_noise(
     """
     objects = events["pt"].shape
     shapes = noise_shapes(events, readouts, showers)
-    simulated = shapes.get("shower")
+    shower = None
+    if "shower" in shapes:
+        size = shapes["shower"]
+        shower = jnp.zeros(size) if key is None else jr.normal(jr.fold_in(key, 5), size)
     if key is None:
         ones, zeros = jnp.ones, jnp.zeros
         return ShowerNoise(
@@ -310,7 +311,7 @@ def draw_noise(
             zeros(shapes["sampling"]),
             zeros(objects),
             zeros((*objects, 3)),
-            simulated and zeros(simulated),
+            shower,
         )
     keys = jr.split(key, 5)
     return ShowerNoise(
@@ -319,13 +320,11 @@ def draw_noise(
         jr.normal(keys[2], shapes["sampling"]),
         jr.normal(keys[3], objects),
         jr.normal(keys[4], (*objects, 3)),
-        simulated and jr.normal(jr.fold_in(key, 5), simulated),
+        shower,
     )
 
 
-def noise_shapes(
-    events: Events, readouts: int, showers: AbstractShowers | None = None
-) -> dict[str, tuple[int, ...]]:
+def noise_shapes(events: Events, readouts: int, showers: AbstractShowers | None = None) -> dict[str, tuple[int, ...]]:
     """Shapes of the random numbers of a response to some events."""
     objects = events["pt"].shape
     constituents = events["em_fraction"].shape[-1] if "em_fraction" in events else 1

@@ -149,7 +149,7 @@ def chebyshev_transform(order: int) -> np.ndarray:
 def chebyshev_basis(
     energy: Float[Array, "*shape"], order: int, log_range: tuple[float, float]
 ) -> Float[Array, "*shape order"]:
-    """Chebyshev polynomials below an order, in ln E mapped from a range to [-1, 1]; outside, those of the nearest end."""
+    """Chebyshev polynomials below an order, in ln E mapped from a range to [-1, 1]; outside, those of the end."""
     low, high = log_range
     x = (2 * jnp.log(jnp.maximum(energy, 1e-3)) - low - high) / (high - low)
     angle = jnp.arccos(jnp.clip(x, -0.999999, 0.999999))

@@ -1,14 +1,17 @@
 """Events of the study: ROOT samples read, weighted, and divided into a design sample and a held-out one."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from diffhep.design.config import HiggsDiphotonSettings
 from diffhep.design.studies.higgs_diphoton.experiment import Data
-from diffhep.detector import ShowerNoise, noise_shapes
+from diffhep.detector import AbstractShowers, ShowerNoise, noise_shapes
 from diffhep.events import Events
 from diffhep.io import Sample, read_sample, shipped
 from diffhep.units import invfb, luminosity_rate
@@ -35,8 +38,12 @@ class Loaded(NamedTuple):
     samples: dict[str, Any]
 
 
-def load(settings: HiggsDiphotonSettings) -> Loaded:
+def load(settings: HiggsDiphotonSettings, showers: AbstractShowers | None = None) -> Loaded:
     """Read the three samples and divide each at random, with the study's seed.
+
+    Args:
+        settings: of the study.
+        showers: of the calorimeter, if they are simulated: they want random numbers of their own.
 
     Raises:
         ValueError: a file is missing or broken, or too small to be divided; the message names it.
@@ -60,8 +67,8 @@ def load(settings: HiggsDiphotonSettings) -> Loaded:
             events_of[name] = part
     exposure = integrated / per_second
     isolation_rate = isolated_share(samples["jets"].events, settings.analysis.isolation)
-    readouts = settings.calorimeter.readouts
-    design, held_out = (as_data(p, exposure, isolation_rate, readouts, rng) for p in parts)
+    numbers = partial(shower_noise, readouts=settings.calorimeter.readouts, showers=showers, rng=rng)
+    design, held_out = (as_data(p, exposure, isolation_rate, numbers) for p in parts)
     return Loaded(design, held_out, {name: provenance(sample) for name, sample in samples.items()})
 
 
@@ -86,7 +93,10 @@ def isolated_photons(events: Events, isolation: float) -> Events:
 
 
 def as_data(
-    events: dict[str, Events], exposure: float, isolation_rate: np.ndarray, readouts: int, rng: np.random.Generator
+    events: dict[str, Events],
+    exposure: float,
+    isolation_rate: np.ndarray,
+    numbers: Callable[[Events], ShowerNoise],
 ) -> Data:
     """Detector-level inputs of one part, and the classes of the jets' candidates."""
     jets = events["jets"]
@@ -100,13 +110,22 @@ def as_data(
         group=jnp.asarray(group),
         isolation_rate=jnp.asarray(isolation_rate),
         tally=jnp.ones(jets.size),
-        noise={name: shower_noise(sample, readouts, rng) for name, sample in samples.items()},
+        noise={name: numbers(sample) for name, sample in samples.items()},
     )
 
 
-def shower_noise(events: Events, readouts: int, rng: np.random.Generator) -> ShowerNoise:
+def redrawn(data: Data, readouts: int, showers: AbstractShowers | None, rng: np.random.Generator) -> Data:
+    """The same events with other random numbers of the response."""
+    samples = {"prompt": data.prompt, "jets": data.jets}
+    noise = {name: shower_noise(sample, readouts, showers, rng) for name, sample in samples.items()}
+    return eqx.tree_at(lambda d: d.noise, data, noise)
+
+
+def shower_noise(
+    events: Events, readouts: int, showers: AbstractShowers | None, rng: np.random.Generator
+) -> ShowerNoise:
     """Random numbers of the response, drawn once with NumPy: compiling a generator for each shape would take longer."""
-    shapes = noise_shapes(events, readouts)
+    shapes = noise_shapes(events, readouts, showers)
     kinds = {"conversion": rng.standard_exponential, "hadron": rng.standard_exponential}
     return ShowerNoise(**{name: jnp.asarray(kinds.get(name, rng.standard_normal)(s)) for name, s in shapes.items()})
 

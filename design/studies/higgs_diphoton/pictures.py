@@ -21,6 +21,7 @@ from diffhep.detector import ShowerNoise
 from diffhep.events import Events
 from diffhep.kinematics import energy_of
 from diffhep.parameters import resolve
+from diffhep.surrogates import LearnedShowers
 from diffhep.trigger import turn_on
 
 
@@ -75,20 +76,27 @@ def spectrum_of(study: DiphotonStudy, design: Experiment) -> dict[str, np.ndarra
 def resolution_terms(design: Experiment) -> dict[str, Any]:
     """Relative resolution at 60 GeV and its terms against the absorber thickness, the rest of the design held."""
     calorimeter = resolve(design.calorimeter)
-    thickness = np.linspace(0.5, 12.0, 60)
+    showers = calorimeter.showers
+    low, high = showers.bounds.absorber if isinstance(showers, LearnedShowers) else (0.5, 12.0)
+    thickness = np.linspace(low, high, 60)
 
     @jax.jit
     @jax.vmap
     def terms(absorber: Array) -> dict[str, Array]:
         c = eqx.tree_at(lambda x: x.absorber, calorimeter, absorber)
-        mean, spread = c.leakage(REFERENCE_ENERGY)
-        return {
-            "total": c.resolution(REFERENCE_ENERGY),
-            "sampling": c.sampling_term() / REFERENCE_ENERGY**0.5,
+        others = {
             "photo-statistics": c.photo_term() / REFERENCE_ENERGY**0.5,
-            "leakage": spread / (1 - mean),
             "noise": jnp.sqrt(c.layers) * c.noise / REFERENCE_ENERGY,
         }
+        if isinstance(showers, LearnedShowers):
+            visible = showers.quantiles(c.layout(), jnp.array(REFERENCE_ENERGY))
+            others["sampling and leakage"] = jnp.std(visible) / jnp.mean(visible)
+            squares = [x**2 for x in others.values()]
+            return {"total": jnp.sqrt(sum(squares) + c.constant_term**2), **others}
+        mean, spread = c.leakage(REFERENCE_ENERGY)
+        sampling = c.sampling_term() / REFERENCE_ENERGY**0.5
+        total = c.resolution(REFERENCE_ENERGY)
+        return {"total": total, "sampling": sampling, "leakage": spread / (1 - mean), **others}
 
     return {
         "absorber": thickness,

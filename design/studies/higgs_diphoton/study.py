@@ -6,18 +6,20 @@ discovery significance of the diphoton mass spectrum; the budgets are cost, dept
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from functools import partial
+from typing import Any, NamedTuple, cast
 
 import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+import paramax
 from jaxtyping import Array, PRNGKeyArray
 
 from diffhep.design.config import HiggsDiphotonSettings
 from diffhep.design.honest import Measured, measure_with_error
 from diffhep.design.problem import Constraint, Outcome, Problem
-from diffhep.design.studies.higgs_diphoton.data import load
+from diffhep.design.studies.higgs_diphoton.data import load, redrawn
 from diffhep.design.studies.higgs_diphoton.experiment import (
     HARD,
     RELAXED,
@@ -32,16 +34,20 @@ from diffhep.design.studies.higgs_diphoton.experiment import (
     significance,
     templates,
 )
+from diffhep.design.studies.higgs_diphoton.full_simulation import confirmation
 from diffhep.design.studies.higgs_diphoton.pictures import pictures
 from diffhep.design.studies.higgs_diphoton.training import stagewise
 from diffhep.design.study import AbstractStudy, Report
 from diffhep.detector import SamplingCalorimeter
+from diffhep.io import RunFolder
 from diffhep.parameters import Param, resolve
+from diffhep.surrogates import LearnedShowers, load_surrogate, shipped_photons
 from diffhep.tagging import PhotonTagger
 from diffhep.trigger import TRIGGER_SUMS, DenseClassifier, DiphotonMenu, FixedPoint, quantised, trigger_features
 
 Context = tuple[Spectrum, Data]
 LAYERS = "calorimeter.layers"
+NEAR = 1e-3  # of an interval: how far from its ends a start is kept
 INPUT_FORMAT = FixedPoint(k=0, i=2, f=8)
 
 
@@ -63,7 +69,9 @@ class HiggsDiphoton(AbstractStudy):
 
     def __init__(self, settings: HiggsDiphotonSettings):
         self.settings = settings
-        loaded = load(settings)
+        self.showers = learned_showers(settings) if settings.response == "surrogate" else None
+        self.bounds = bounds(self.showers)
+        loaded = load(settings, self.showers)
         self.data, self.fresh, self.samples = loaded.design, loaded.held_out, loaded.samples
         a = settings.analysis
         if not a.mass_low < a.mass_high:
@@ -89,9 +97,9 @@ class HiggsDiphoton(AbstractStudy):
         """The initial layout with random networks."""
         c, t = self.settings.calorimeter, self.settings.trigger
         calorimeter = SamplingCalorimeter(
-            Param(c.absorber, unit="mm", role="geometry", bounds=(0.3, 20.0)),
-            Param(c.active, unit="mm", role="geometry", bounds=(0.3, 20.0)),
-            Param(self.affordable_layers(), unit="", role="geometry", bounds=(4.0, 160.0)),
+            Param(c.absorber, unit="mm", role="geometry", bounds=self.bounds.absorber),
+            Param(c.active, unit="mm", role="geometry", bounds=self.bounds.active),
+            Param(self.affordable_layers(), unit="", role="geometry", bounds=self.bounds.layers),
             photoelectrons=c.photoelectrons,
             constant_term=c.constant_term,
             noise=c.noise,
@@ -100,6 +108,7 @@ class HiggsDiphoton(AbstractStudy):
             width_constant=c.width_constant,
             hadron_response=c.hadron_response,
             readouts=c.readouts,
+            showers=paramax.non_trainable(self.showers),
         )
         menu = DiphotonMenu(
             Param(t.leading, unit="GeV", role="threshold", bounds=(18.0, 100.0)),
@@ -133,7 +142,8 @@ class HiggsDiphoton(AbstractStudy):
         """The configured number of layers, or the most that the budget pays for."""
         c, b = self.settings.calorimeter, self.settings.budget
         each = b.layer_cost(c.absorber, c.active)
-        return max(min(c.layers, np.floor(b.cost / each), np.floor(b.depth / (c.absorber + c.active))), 5.0)
+        affordable = min(c.layers, np.floor(b.cost / each), np.floor(b.depth / (c.absorber + c.active)))
+        return max(affordable, np.floor(self.bounds.layers[0]) + 1)
 
     def geometry_use(self, calorimeter: SamplingCalorimeter) -> tuple[Array, Array]:
         """Cost and depth [mm] of a calorimeter whose Params are resolved."""
@@ -172,9 +182,9 @@ class HiggsDiphoton(AbstractStudy):
         layers = (0.6 + 0.4 * u[2]) * min(b.cost / each, b.depth / (absorber + active))
         leading, subleading = (float(p.unwrap()) for p in (initial.menu.leading, initial.menu.subleading))
         values = (
-            np.clip(absorber, 0.31, 19.9),
-            np.clip(active, 0.31, 19.9),
-            np.clip(layers, 4.5, 159.0),
+            inside(absorber, self.bounds.absorber),
+            inside(active, self.bounds.active),
+            inside(layers, self.bounds.layers),
             np.clip(leading + 6 * (u[3] - 0.5), 18.5, 99.0),
             np.clip(subleading + 6 * (u[4] - 0.5), 14.5, 79.0),
         )
@@ -185,8 +195,8 @@ class HiggsDiphoton(AbstractStudy):
         """The same layers, more or fewer of them, so that the cost is `factor` of its budget."""
         cost, _ = self.geometry_use(resolve(design.calorimeter))
         layers = design.calorimeter.layers
-        count = np.clip(float(layers.unwrap()) * factor * self.settings.budget.cost / float(cost), 4.5, 159.0)
-        return eqx.tree_at(lambda e: e.calorimeter.layers, design, layers.at(count))
+        count = float(layers.unwrap()) * factor * self.settings.budget.cost / float(cost)
+        return eqx.tree_at(lambda e: e.calorimeter.layers, design, layers.at(inside(count, self.bounds.layers)))
 
     def scan(self, design: Experiment, points: int, progress: Callable[[float], None]) -> Mapping[str, Any]:
         """Hard objective on held-out events over absorber and active thickness; None where there is no fit."""
@@ -284,20 +294,87 @@ class HiggsDiphoton(AbstractStudy):
         smallest = eqx.tree_at(
             lambda e: (e.calorimeter.absorber, e.calorimeter.active, e.calorimeter.layers),
             resolve(self.untrained()),
-            (jnp.array(0.3), jnp.array(0.3), jnp.array(4.0)),
+            tuple(jnp.array(low) for low, _ in (self.bounds.absorber, self.bounds.active, self.bounds.layers)),
         )
         cost, depth = self.geometry_use(smallest.calorimeter)
         pt = np.asarray(self.data.jets["pt"])
         above = (pt.max(axis=1) > 100.0) & (pt.min(axis=1) > 80.0)
         return np.array([float(cost), float(depth), float(np.sum(np.asarray(self.data.jets.weight)[above]))])
 
+    def confirm(
+        self, initial: Experiment, final: Experiment, folder: RunFolder, *, progress: Report
+    ) -> Mapping[str, Any] | None:
+        """Both designs judged with showers of Geant4, if the surrogate's made them and that is asked for."""
+        s, readouts = self.settings, self.settings.calorimeter.readouts
+        if self.showers is None or not s.simulation.geant4:
+            return None
+        sizes = {name: getattr(self.fresh, name).size for name in ("prompt", "jets")}
+
+        def judged(hard: Experiment, calorimeter: SamplingCalorimeter, number: int) -> float:
+            rng = np.random.default_rng([s.search.seed, 19, number])
+            context = self.spectrum, redrawn(self.fresh, readouts, self.showers, rng)
+            other = eqx.tree_at(lambda e: e.calorimeter, hard, calorimeter)
+            return self.judges[False](other, sizes, context)["objective"].value
+
+        hard = {name: resolve(self.hard_version(d)) for name, d in (("initial", initial), ("final", final))}
+        designs = {name: (experiment.calorimeter, partial(judged, experiment)) for name, experiment in hard.items()}
+        return confirmation(designs, s.simulation, s.search.seed, folder, progress)
+
     def pictures(self, initial: Experiment, final: Experiment) -> Mapping[str, Any]:
         """Spectra, resolution terms, turn-on and rate curves."""
         return pictures(self, initial, final)
 
     def provenance(self) -> Mapping[str, Any]:
-        """Files, processes, cross-sections and seeds of the samples."""
-        return self.samples
+        """Files, processes, cross-sections and seeds of the samples, and the surrogate if there is one."""
+        if self.showers is None:
+            return self.samples
+        return {**self.samples, "showers": {"surrogate": str(self.settings.simulation.surrogate or "shipped")}}
+
+
+class Bounds(NamedTuple):
+    """Open intervals of absorber and active thickness [mm], and of the number of layers."""
+
+    absorber: tuple[float, float] = (0.3, 20.0)
+    active: tuple[float, float] = (0.3, 20.0)
+    layers: tuple[float, float] = (4.0, 160.0)
+
+
+def bounds(showers: LearnedShowers | None) -> Bounds:
+    """What a design may be: anything sensible, or what a surrogate was trained on."""
+    if showers is None:
+        return Bounds()
+    known = showers.bounds
+    return Bounds(known.absorber, known.active, known.layers)
+
+
+def inside(value: float, ends: tuple[float, float]) -> float:
+    """The value, or one just inside the nearer end."""
+    margin = NEAR * (ends[1] - ends[0])
+    return float(np.clip(value, ends[0] + margin, ends[1] - margin))
+
+
+def learned_showers(settings: HiggsDiphotonSettings) -> LearnedShowers:
+    """The surrogate that the settings name, for this calorimeter.
+
+    Raises:
+        ValueError: a surrogate of another kind, of electrons, or of other materials or groups of layers; an initial
+            layout that it was not trained on.
+    """
+    folder, c = settings.simulation.surrogate, settings.calorimeter
+    showers = LearnedShowers.of(load_surrogate(folder) if folder else shipped_photons())
+    stack = showers.surrogate.stack
+    wanted = {"pdg_id": 22, "absorber": "G4_Pb", "active": "G4_PLASTIC_SC_VINYLTOLUENE", "layers": c.readouts}
+    for name, value in wanted.items():
+        if (got := getattr(stack, name)) != value:
+            what = "groups of layers (calorimeter.readouts)" if name == "layers" else name
+            msg = f"simulation.surrogate: {what}: the surrogate is of {got}, the study of {value}"
+            raise ValueError(msg)
+    for name in ("absorber", "active", "layers"):
+        (low, high), value = getattr(showers.bounds, name), getattr(c, name)
+        if not low < value < high:
+            msg = f"calorimeter.{name}: the surrogate was trained on {low:.4g} to {high:.4g}, got {value:g}"
+            raise ValueError(msg)
+    return showers
 
 
 def thresholds(experiment: Experiment) -> tuple[Param, Param]:
