@@ -7,11 +7,14 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 
 from diffhep.detector import (
     KAON,
     PION,
     BeamLine,
+    FrozenShowers,
+    Layout,
     SamplingCalorimeter,
     SiliconTracker,
     TimingLayer,
@@ -43,12 +46,20 @@ from diffhep.inference.densities import exponential, gaussian
 from diffhep.inference.hybrid import HybridModel
 from diffhep.inference.unbinned import Component, UnbinnedModel
 from diffhep.kinematics import delta_r, diphoton_mass, energy_of, safe_div, safe_log, safe_norm, safe_sqrt, wrap_phi
-from diffhep.parameters import Param
+from diffhep.parameters import Param, resolve
 from diffhep.reconstruction import PhotonReconstruction, leading_pair, pair_mass, track_covariance
 from diffhep.stage import Chain
-from diffhep.surrogates import GflashSurrogate, Incidence, Stack, SurrogateSettings
+from diffhep.surrogates import (
+    AutoregressiveSurrogate,
+    GflashSurrogate,
+    Incidence,
+    LearnedShowers,
+    Stack,
+    SurrogateSettings,
+)
 from diffhep.surrogates.coordinates import log_jacobian, to_coordinates, to_energies
 from diffhep.surrogates.kinds import empty_surrogate, empty_voxels
+from diffhep.surrogates.learned_showers import Bounds
 from diffhep.surrogates.splits import Tree
 from diffhep.tagging import PhotonTagger, photon_features, readout_fractions
 from diffhep.trigger.anomaly import AnomalyTrigger
@@ -126,6 +137,40 @@ def learned_showers(kind: str = "autoregressive") -> Case:
     surrogate = empty_surrogate(settings, Stack(4)).in_double()
     noise = jr.normal(jr.key(7), (2, surrogate.noise_size))
     return Case(lambda s, x: 1e3 * s.from_noise(x, noise, hard=False), surrogate, electron())
+
+
+def untrained_in_groups(groups: int) -> AutoregressiveSurrogate:
+    """A surrogate of layers in groups, with untrained networks, in double precision."""
+    settings = SurrogateSettings.model_validate({"network": {"width": 6, "depth": 1, "memory": 5}})
+    surrogate = empty_surrogate(settings, Stack(groups, pdg_id=22, merged=True)).in_double()
+    assert isinstance(surrogate, AutoregressiveSurrogate)
+    return surrogate
+
+
+def grouped_showers() -> Case:
+    """A surrogate of layers in groups, two and a half in each."""
+    surrogate, x = untrained_in_groups(4), electron()
+    noise = jr.normal(jr.key(7), (2, surrogate.noise_size))
+    x = Incidence(x.energy, x.angle, 2.5 * x.absorber, 2.5 * x.active, jnp.array(2.5))
+    return Case(lambda s, x: 1e3 * s.from_noise(x, noise, hard=False), surrogate, x)
+
+
+def learned_response() -> SamplingCalorimeter:
+    """A calorimeter with the showers of an untrained surrogate."""
+    bounds = Bounds((0.5, 400.0), (1.0, 9.0), (1.0, 9.0), (8.0, 60.0))
+    return lead_stack(readouts=4, showers=LearnedShowers(untrained_in_groups(4), bounds))
+
+
+def library() -> FrozenShowers:
+    """Showers that are gamma distributed, in four groups of layers, from 1 to 100 GeV."""
+    random = np.random.default_rng(4)
+    energy = np.geomspace(1.0, 100.0, 400)
+    return FrozenShowers.of(energy, 0.02 * energy[:, None] * random.gamma(20.0, 0.05, (400, 4)), 0.1)
+
+
+def layout_of_four() -> Layout:
+    """Layers read out in four groups."""
+    return resolve(lead_stack(readouts=4)).layout()
 
 
 def learned_cells() -> Case:
@@ -338,6 +383,14 @@ STAGES: dict[str, Callable[[], Case]] = {
         spread(4, 0.1, 0.9),
     ),
     "AutoregressiveSurrogate.from_noise": learned_showers,
+    "AutoregressiveSurrogate.from_noise, groups": grouped_showers,
+    "SamplingCalorimeter, learned showers": lambda: on_stage(learned_response(), photons(), jr.key(0)),
+    "SamplingCalorimeter.leakage_curve, learned showers": lambda: Case(
+        lambda t, x: t.leakage_curve()(x), learned_response(), spread(5, 2, 300)
+    ),
+    "FrozenShowers.calibration": lambda: Case(
+        lambda t, x: t.calibration(layout_of_four())(x), library(), spread(5, 2, 90)
+    ),
     "WhitenedSurrogate.from_noise": lambda: learned_showers("one-step"),
     "VoxelSurrogate.from_noise": learned_cells,
     "GflashSurrogate.from_noise": gflash_showers,
@@ -356,6 +409,10 @@ STAGES: dict[str, Callable[[], Case]] = {
 
 # steps, so finite differences see none of their gradient; test_gates.py and test_histogram.py say what it must be
 STEPPED: dict[str, Callable[[], Case]] = {
+    # a particle gets another shower where its energy crosses one of the library's
+    "FrozenShowers.deposits": lambda: Case(
+        lambda t, x: library().deposits(layout_of_four(), x, spread(5, -2, 2)[:, None]), (), spread(5, 2, 90)
+    ),
     "Hard": lambda: on_function(lambda s: Hard()(s), SCORES),
     "Boundary": lambda: on_function(lambda s: Boundary(0.7)(s), SCORES),
     "flux_counts": moving_counts,

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import NamedTuple, Self
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import ndtr
@@ -143,8 +142,7 @@ class FrozenShowers(AbstractShowers):
         first = jnp.searchsorted(self.energy, energy) - NEIGHBOURS // 2
         first = jnp.clip(first, 0, size - NEIGHBOURS)
         step = jnp.floor(NEIGHBOURS * ndtr(noise[..., 0])).astype(int)
-        chosen = self.share[first + jnp.clip(step, 0, NEIGHBOURS - 1)]
-        return jax.lax.stop_gradient(chosen) * energy[..., None]
+        return self.share[first + jnp.clip(step, 0, NEIGHBOURS - 1)] * energy[..., None]
 
     def lost(self, layout: Layout) -> LeakageCurve:
         """Mean share of the energy that is not seen."""

@@ -139,7 +139,7 @@ def held_out(path: str, stacks: int = 100, each: int = 400, block: int = 20) -> 
         columns: dict[str, Any] = {
             name: np.repeat(values[k : k + block], each, axis=0) for name, values in drawn.items()
         }
-        parts.append(simulate_each(setup, **columns, seed=1000 + k // block))
+        parts.append(simulate_each(setup, **columns, seed=1000 + k // block, processes=2))
     write_showers(path, join(parts))
 
 
@@ -210,7 +210,7 @@ def main() -> None:
         return
     only_speed = sys.argv[1:] == ["speed"]
     if len(sys.argv) > 1 and not only_speed:
-        held_out(sys.argv[1])
+        held_out(sys.argv[1], each=int(sys.argv[2]) if len(sys.argv) > 2 else 400)
         return
     # before JAX starts the threads that it hands every call to: a gradient takes a quarter longer across two cores
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})

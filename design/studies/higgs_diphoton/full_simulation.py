@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
@@ -136,7 +135,7 @@ def by_energy(learned: LearnedShowers, layout: Layout, library: Library, seed: i
     """Mean and width of the visible energy in bins of energy: the surrogate's beside Geant4's."""
     energy, visible = library
     noise = jr.normal(jr.key(seed), (len(energy), learned.noise_size))
-    made = jax.jit(learned.deposits)(layout, jnp.asarray(energy), noise)
+    made = eqx.filter_jit(learned.deposits)(layout, jnp.asarray(energy), noise)
     both = np.stack([visible / (float(layout.fraction) * E_OVER_MIP), np.asarray(made)]).sum(axis=-1)
     # the trend within a bin is taken out by the surrogate's own mean response
     share = both / (energy * (1 - np.asarray(learned.lost(layout)(jnp.asarray(energy)))))

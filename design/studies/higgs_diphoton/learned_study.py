@@ -141,7 +141,7 @@ class HiggsDiphotonLearned(HiggsDiphoton):
             row: dict[str, Any] = {"words": words.name, "bits": int(jnp.sum(words.bits(network)))}
             for name, by in (("fewer", -1), ("more", 1)):
                 # within the rate again: coarser words let other events pass
-                judged = self.judge(self.settle(moved(design, words, by)), relaxed=False)
+                judged = self.judge(self.filled(moved(design, words, by)), relaxed=False)
                 gain = judged["objective"].minus(here["objective"])
                 known = np.isfinite(gain.value) and np.isfinite(gain.stderr)
                 change = {**gain.summary(), "luts": judged[LUTS].value - here[LUTS].value}

@@ -6,10 +6,11 @@ discovery significance of the diphoton mass spectrum; the budgets are cost, dept
 """
 
 from collections.abc import Callable, Mapping
-from functools import partial
-from typing import Any, NamedTuple, cast
+from functools import cached_property, partial
+from typing import Any, cast
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
@@ -36,18 +37,19 @@ from diffhep.design.studies.higgs_diphoton.experiment import (
 )
 from diffhep.design.studies.higgs_diphoton.full_simulation import confirmation
 from diffhep.design.studies.higgs_diphoton.pictures import pictures
+from diffhep.design.studies.higgs_diphoton.response import bounds, inside, learned_showers
 from diffhep.design.studies.higgs_diphoton.training import stagewise
 from diffhep.design.study import AbstractStudy, Report
 from diffhep.detector import SamplingCalorimeter
 from diffhep.io import RunFolder
 from diffhep.parameters import Param, resolve
-from diffhep.surrogates import LearnedShowers, load_surrogate, shipped_photons
 from diffhep.tagging import PhotonTagger
 from diffhep.trigger import TRIGGER_SUMS, DenseClassifier, DiphotonMenu, FixedPoint, quantised, trigger_features
 
 Context = tuple[Spectrum, Data]
 LAYERS = "calorimeter.layers"
-NEAR = 1e-3  # of an interval: how far from its ends a start is kept
+REACH = 0.2  # of the exact steps, with simulated showers
+WANTED = 0.95  # of the rate's budget: relaxed and hard rate are this close
 INPUT_FORMAT = FixedPoint(k=0, i=2, f=8)
 
 
@@ -70,6 +72,9 @@ class HiggsDiphoton(AbstractStudy):
     def __init__(self, settings: HiggsDiphotonSettings):
         self.settings = settings
         self.showers = learned_showers(settings) if settings.response == "surrogate" else None
+        if self.showers:
+            # simulated showers fluctuate in shape, and single events sway more; see `AbstractStudy.reach`
+            self.reach = REACH
         self.bounds = bounds(self.showers)
         loaded = load(settings, self.showers)
         self.data, self.fresh, self.samples = loaded.design, loaded.held_out, loaded.samples
@@ -167,7 +172,7 @@ class HiggsDiphoton(AbstractStudy):
 
     def initial(self, *, progress: Report) -> Experiment:
         """Networks trained by cross-entropy at the initial layout, cuts at fixed efficiency, thresholds at the rate."""
-        return self.settle(self.train(self.untrained(), progress=progress))
+        return self.filled(self.train(self.untrained(), progress=progress))
 
     def train(self, design: Experiment, *, progress: Report) -> Experiment:
         """Networks trained by cross-entropy at the design's layout, each cut at a fixed photon efficiency."""
@@ -251,7 +256,17 @@ class HiggsDiphoton(AbstractStudy):
         return inputs
 
     def settle(self, design: Experiment) -> Experiment:
-        """Both thresholds moved together, as little as possible, until the hard rate meets its budget."""
+        """Both thresholds raised together, as little as possible, until the hard rate is within its budget.
+
+        They are lowered to what the budget allows only if the relaxed design wants all of it: where the optimum leaves
+        some over, more rate is more background.
+        """
+        rate = [c.name for c in self.problem.constraints].index("rate")
+        wanted = float(self.problem.outcome(design, self.problem.context).used[rate])
+        return self.filled(design, lowest=-np.inf if wanted > WANTED * self.settings.budget.rate else 0.0)
+
+    def filled(self, design: Experiment, *, lowest: float = -np.inf) -> Experiment:
+        """Both thresholds moved together so that the hard rate is the largest within its budget, by no less than this."""
         hard = resolve(self.hard_version(design))
         pt, weight = jet_acceptance(hard, self.spectrum, self.data)
         high, low = np.max(pt, axis=1), np.min(pt, axis=1)
@@ -263,7 +278,7 @@ class HiggsDiphoton(AbstractStudy):
         kept = int(np.sum(within))
         shift = last[order][kept] if kept < len(order) else last.min()
         # inside the bounds of both thresholds; just above the first event that must not pass
-        shift = float(np.clip(shift + 1e-9, max(18.0 - leading, 14.0 - subleading) + 1e-3, None))
+        shift = float(np.clip(shift + 1e-9, max(18.0 - leading + 1e-3, 14.0 - subleading + 1e-3, lowest), None))
         moved = tuple(p.at(v + shift) for p, v in zip(thresholds(design), (leading, subleading), strict=True))
         return eqx.tree_at(thresholds, design, moved)
 
@@ -305,20 +320,25 @@ class HiggsDiphoton(AbstractStudy):
         self, initial: Experiment, final: Experiment, folder: RunFolder, *, progress: Report
     ) -> Mapping[str, Any] | None:
         """Both designs judged with showers of Geant4, if the surrogate's made them and that is asked for."""
-        s, readouts = self.settings, self.settings.calorimeter.readouts
+        s = self.settings
         if self.showers is None or not s.simulation.geant4:
             return None
-        sizes = {name: getattr(self.fresh, name).size for name in ("prompt", "jets")}
-
-        def judged(hard: Experiment, calorimeter: SamplingCalorimeter, number: int) -> float:
-            rng = np.random.default_rng([s.search.seed, 19, number])
-            context = self.spectrum, redrawn(self.fresh, readouts, self.showers, rng)
-            other = eqx.tree_at(lambda e: e.calorimeter, hard, calorimeter)
-            return self.judges[False](other, sizes, context)["objective"].value
-
         hard = {name: resolve(self.hard_version(d)) for name, d in (("initial", initial), ("final", final))}
-        designs = {name: (experiment.calorimeter, partial(judged, experiment)) for name, experiment in hard.items()}
+        designs = {name: (one.calorimeter, partial(self.rejudged, one)) for name, one in hard.items()}
         return confirmation(designs, s.simulation, s.search.seed, folder, progress)
+
+    def rejudged(self, hard: Experiment, calorimeter: SamplingCalorimeter, number: int) -> float:
+        """Hard objective (Params resolved) with another calorimeter, on the held-out events, other showers a number."""
+        rng = np.random.default_rng([self.settings.search.seed, 19, number])
+        fresh = redrawn(self.fresh, self.settings.calorimeter.readouts, self.showers, rng)
+        nothing_changed = {"prompt": jnp.ones(fresh.prompt.size), "jets": jnp.ones(fresh.jets.size)}
+        other = eqx.tree_at(lambda e: e.calorimeter, hard, calorimeter)
+        return float(self.hard_values(other, nothing_changed, (self.spectrum, fresh))["objective"])
+
+    @cached_property
+    def hard_values(self) -> Any:
+        """`judged` with hard decisions, compiled, without errors."""
+        return jax.jit(self.judged(relaxed=False))
 
     def pictures(self, initial: Experiment, final: Experiment) -> Mapping[str, Any]:
         """Spectra, resolution terms, turn-on and rate curves."""
@@ -329,52 +349,6 @@ class HiggsDiphoton(AbstractStudy):
         if self.showers is None:
             return self.samples
         return {**self.samples, "showers": {"surrogate": str(self.settings.simulation.surrogate or "shipped")}}
-
-
-class Bounds(NamedTuple):
-    """Open intervals of absorber and active thickness [mm], and of the number of layers."""
-
-    absorber: tuple[float, float] = (0.3, 20.0)
-    active: tuple[float, float] = (0.3, 20.0)
-    layers: tuple[float, float] = (4.0, 160.0)
-
-
-def bounds(showers: LearnedShowers | None) -> Bounds:
-    """What a design may be: anything sensible, or what a surrogate was trained on."""
-    if showers is None:
-        return Bounds()
-    known = showers.bounds
-    return Bounds(known.absorber, known.active, known.layers)
-
-
-def inside(value: float, ends: tuple[float, float]) -> float:
-    """The value, or one just inside the nearer end."""
-    margin = NEAR * (ends[1] - ends[0])
-    return float(np.clip(value, ends[0] + margin, ends[1] - margin))
-
-
-def learned_showers(settings: HiggsDiphotonSettings) -> LearnedShowers:
-    """The surrogate that the settings name, for this calorimeter.
-
-    Raises:
-        ValueError: a surrogate of another kind, of electrons, or of other materials or groups of layers; an initial
-            layout that it was not trained on.
-    """
-    folder, c = settings.simulation.surrogate, settings.calorimeter
-    showers = LearnedShowers.of(load_surrogate(folder) if folder else shipped_photons())
-    stack = showers.surrogate.stack
-    wanted = {"pdg_id": 22, "absorber": "G4_Pb", "active": "G4_PLASTIC_SC_VINYLTOLUENE", "layers": c.readouts}
-    for name, value in wanted.items():
-        if (got := getattr(stack, name)) != value:
-            what = "groups of layers (calorimeter.readouts)" if name == "layers" else name
-            msg = f"simulation.surrogate: {what}: the surrogate is of {got}, the study of {value}"
-            raise ValueError(msg)
-    for name in ("absorber", "active", "layers"):
-        (low, high), value = getattr(showers.bounds, name), getattr(c, name)
-        if not low < value < high:
-            msg = f"calorimeter.{name}: the surrogate was trained on {low:.4g} to {high:.4g}, got {value:g}"
-            raise ValueError(msg)
-    return showers
 
 
 def thresholds(experiment: Experiment) -> tuple[Param, Param]:
