@@ -71,6 +71,17 @@ def test_designs_stay_where_the_surrogate_was_trained(study, initial):
         assert known.layers[0] < layers < known.layers[1]
 
 
+def test_thresholds_are_lowered_only_where_the_rate_is_wanted(study, initial):
+    both = lambda e: (e.menu.leading, e.menu.subleading)
+    thresholds = lambda e: np.array([float(p.unwrap()) for p in both(e)])
+    moved = lambda by: eqx.tree_at(both, initial, tuple(p.at(float(p.unwrap()) + by) for p in both(initial)))
+    raised, lowered = moved(10.0), moved(-10.0)
+    assert_allclose(thresholds(study.settle(raised)), thresholds(raised), atol=1e-6)
+    # back to the event that would be one too many
+    assert_allclose(thresholds(study.filled(raised)), thresholds(initial), atol=1e-6)
+    assert_allclose(thresholds(study.settle(lowered)), thresholds(initial), atol=1e-6)
+
+
 def test_photons_have_the_resolution_of_the_surrogate(study, initial):
     """Measured over true energy of isolated photons, against the quantiles of the surrogate and the other terms."""
     calorimeter = resolve(initial).calorimeter
@@ -91,7 +102,8 @@ def test_a_library_of_the_surrogate_s_own_showers_gives_its_significance(study, 
     hard = resolve(study.hard_version(initial))
     learned, layout = hard.calorimeter.showers, hard.calorimeter.layout()
     random = np.random.default_rng(5)
-    energy = np.exp(random.uniform(*np.log(learned.bounds.energy), 6000))
+    low, high = learned.bounds.energy
+    energy = np.geomspace(low, high, 6000)
     made = learned.deposits(layout, jnp.asarray(energy), jnp.asarray(random.normal(size=(6000, learned.noise_size))))
     visible = np.asarray(made) * float(layout.fraction) * full_simulation.E_OVER_MIP
     found: dict[str, list[float]] = {"surrogate": [], "geant4": []}
@@ -112,7 +124,7 @@ def quick(tmp_path_factory):
     calorimeter = SamplingCalorimeter(
         64, absorber_thickness=(2.0, 7.0), active_thickness=(2.0, 6.0), variation="same", absorber_energy=False
     )
-    showers = simulate(calorimeter, Beam("gamma", energy=(0.5, 2.0)), 300, seed=1, progress=None)
+    showers = simulate(calorimeter, Beam("gamma", energy=(0.5, 2.0)), 300, seed=1, progress=False)
     settings = SurrogateSettings.model_validate(
         {
             "groups": {"count": 8},

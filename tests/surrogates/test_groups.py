@@ -42,9 +42,9 @@ def showers():
 
 def small(layers: int = 12, count: int = 3, seed: int = 0) -> Showers:
     random = np.random.default_rng(seed)
-    thickness = random.uniform(1, 5, (2, count, layers))
+    absorber, active = random.uniform(1, 5, (2, count, layers))
     energy = random.uniform(0, 0.01, (count, layers))
-    return Showers(np.ones(count), np.full(count, 11), np.zeros(count), *thickness, energy)
+    return Showers(np.ones(count), np.full(count, 11), np.zeros(count), absorber, active, energy)
 
 
 @settings(max_examples=60, deadline=None)
@@ -56,6 +56,7 @@ def test_groups_hold_what_lies_in_front_of_the_end(groups, length, seed):
     for name in ("absorber_thickness", "active_thickness", "active_energy"):
         assert getattr(found, name).shape == (3, groups)
         assert_allclose(getattr(found, name).sum(axis=1), getattr(one, name) @ share, rtol=1e-12)
+    assert found.merged is not None
     assert_allclose(found.merged, length / groups)
     # half as many groups are pairs of them
     if groups % 2 == 0:
@@ -196,6 +197,8 @@ def test_layers_and_groups_are_not_mixed_up(trained):
 def test_grouped_showers_come_back_from_a_file(tmp_path, showers, suffix):
     one = grouped(showers[:20], GROUPS, 2)
     back = read_showers(write_showers(tmp_path / f"one{suffix}", one))
+    assert back.merged is not None
+    assert one.merged is not None
     assert_allclose(back.merged, one.merged)
     assert stack_of(back).merged
 

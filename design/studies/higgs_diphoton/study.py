@@ -266,7 +266,7 @@ class HiggsDiphoton(AbstractStudy):
         return self.filled(design, lowest=-np.inf if wanted > WANTED * self.settings.budget.rate else 0.0)
 
     def filled(self, design: Experiment, *, lowest: float = -np.inf) -> Experiment:
-        """Both thresholds moved together so that the hard rate is the largest within its budget, by no less than this."""
+        """Both thresholds moved together, by no less than this, to the largest hard rate within its budget."""
         hard = resolve(self.hard_version(design))
         pt, weight = jet_acceptance(hard, self.spectrum, self.data)
         high, low = np.max(pt, axis=1), np.min(pt, axis=1)
