@@ -113,7 +113,9 @@ def physics_distances(reference: NDArray, other: NDArray) -> dict[str, Any]:
     half = len(reference) // 2
     sizes = {"least": min(10_000, half // 2), "most": half}
     out: dict[str, Any] = {}
-    for name, pair in (("", (reference[:half], other[half:])), ("_floor", (reference[:half], reference[half:]))):
+    # every other one: a file may hold one stack after the other
+    even, odd = slice(0, 2 * half, 2), slice(1, 2 * half, 2)
+    for name, pair in (("", (reference[even], other[odd])), ("_floor", (reference[even], reference[odd]))):
         fpd = frechet_physics_distance(pair[0], pair[1], **sizes)
         kpd = kernel_physics_distance(pair[0], pair[1], size=min(2000, half))
         out[f"fpd{name}"] = {"value": fpd.value, "stderr": fpd.stderr}

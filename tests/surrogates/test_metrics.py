@@ -17,6 +17,7 @@ from diffhep.surrogates import (
     wasserstein,
 )
 from diffhep.surrogates.metrics import resolution
+from diffhep.surrogates.validation import physics_distances
 
 QUICK = ClassifierSettings(width=32, epochs=30, batch=200, rate=3e-3)
 
@@ -55,6 +56,18 @@ def test_fpd_of_shifted_samples_is_the_squared_shift():
     assert_allclose(found.value, np.sum((0.5 / largest) ** 2), rtol=0.1)
     floor = frechet_physics_distance(reference, gauss(n, 3), least=2000, most=20_000, draws=5)
     assert floor.value < 0.02 * found.value
+
+
+def test_the_order_of_the_showers_does_not_matter_to_the_distances():
+    """A file may hold one stack after the other: halves of it are then of different stacks."""
+    stacks = np.concatenate([gauss(1000, 1), gauss(1000, 2, shift=5.0)])
+    again = np.concatenate([gauss(1000, 3), gauss(1000, 4, shift=5.0)])
+    found = physics_distances(stacks, again)
+    assert abs(found["fpd"]["value"]) < 4 * found["fpd"]["stderr"] + 0.002
+    assert abs(found["fpd_floor"]["value"]) < 4 * found["fpd_floor"]["stderr"] + 0.002
+    other = physics_distances(stacks, again + 2.0)
+    assert other["fpd"]["value"] > 0.1
+    assert other["fpd_floor"]["value"] == found["fpd_floor"]["value"]
 
 
 def test_kpd_is_the_unbiased_discrepancy_of_a_kernel_of_degree_four():
