@@ -12,7 +12,7 @@ from diffhep.design.reference_config import REFERENCE_STUDIES, StackBudgetSettin
 from diffhep.design.settings import SearchSettings as SearchSettings
 from diffhep.settings import Settings
 
-LEAST_SHOWERS = 400  # of Geant4 that judge a design
+LEAST_SHOWERS = 1000  # of Geant4 that judge a design
 
 
 class SampleSettings(Settings):
@@ -54,7 +54,7 @@ class SimulationSettings(Settings):
     geant4: int = Field(
         default=0,
         ge=0,
-        description="showers of Geant4 that judge the initial and the final design; 0 for none, or from 400 [count]",
+        description="showers of Geant4 that judge the initial and the final design; 0 for none, or from 1000 [count]",
     )
     processes: int = Field(default=1, ge=1, description="of Geant4 at once [count]")
 

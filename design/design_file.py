@@ -52,7 +52,14 @@ def read_design(file: str | Path, study: AbstractStudy, *, progress: Report) -> 
         msg = f"{file}: networks: the name of a file is wanted, got {networks!r}"
         raise ValueError(msg)
     if networks:
-        design = RunFolder(file.parent).load_tree(networks, study.untrained())
+        try:
+            design = RunFolder(file.parent).load_tree(networks, study.untrained())
+        except ValueError as error:
+            # the structure of a design goes with the options of its run: --response, --budget.luts, widths of networks
+            msg = (
+                f"{error}; a design is read with the options of its run (--config, with the config.toml of that folder)"
+            )
+            raise ValueError(msg) from None
         return with_parameters(design, values, source=str(file))
     moved = with_parameters(study.untrained(), values, source=str(file))
     return study.train(moved, progress=progress)

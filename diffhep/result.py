@@ -140,13 +140,15 @@ class Logic(Content):
 
 
 class Confirmed(Content):
-    """Hard objective of a design with showers of a surrogate, and with those of full simulation."""
+    """Hard objective and trigger rate [Hz] of a design with showers of a surrogate, and with those of Geant4."""
 
     design: str
     showers: Count
-    surrogate: Value
-    geant4: Value
-    deviation: Value
+    surrogate: Value | None
+    geant4: Value | None
+    deviation: Value | None
+    surrogate_rate: Value | None
+    geant4_rate: Value | None
 
 
 class ResponseAt(Content):
@@ -154,9 +156,9 @@ class ResponseAt(Content):
 
     low: float
     high: float
-    response: Value
-    surrogate: Value
-    geant4: Value
+    response: Value | None
+    surrogate: Value | None
+    geant4: Value | None
 
 
 class Confirmation(Content):

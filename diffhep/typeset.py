@@ -9,12 +9,14 @@ MISSING, TIMES = "\N{EN DASH}", "\N{MULTIPLICATION SIGN}"
 SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
-def pm(measured: Value) -> str:
-    """Value and error, rounded to two significant digits of the error.
+def pm(measured: Value | None) -> str:
+    """Value and error, rounded to two significant digits of the error; a dash for None.
 
     >>> pm(Value(value=2.31416, stderr=0.01234))
     '2.314 ± 0.012'
     """
+    if measured is None:
+        return MISSING
     value, error = measured.value, measured.stderr
     if error == 0:
         return number(value)
@@ -29,12 +31,14 @@ def pm(measured: Value) -> str:
     return typographic(f"({' ± '.join(parts)}) {TIMES} 10{str(largest).translate(SUPERSCRIPT)}")
 
 
-def percent(measured: Value) -> str:
-    """The same times a hundred.
+def percent(measured: Value | None) -> str:
+    """The same times a hundred; a dash for None.
 
     >>> percent(Value(value=0.0231416, stderr=0.0001234))
     '2.314 ± 0.012'
     """
+    if measured is None:
+        return MISSING
     return pm(Value(value=100 * measured.value, stderr=100 * measured.stderr))
 
 

@@ -88,6 +88,9 @@ def fit_surrogate(
         raise ValueError(msg)
     every = [showers] if replay is None else [showers, replay]
     every = [parted(part, settings) for part in every]
+    if start:
+        for kept, _ in every:
+            check_stack(start, kept)
     domains = [domain_of(part) for pair in every for part in pair] + ([start.domain] if start else [])
     domain = functools.reduce(Domain.including, domains)
     if start:

@@ -63,12 +63,12 @@ def grouped(showers: Showers, settings: GroupSettings, seed: int, *, copies: int
 
     Args:
         showers: with a read-out for each layer. They are what is returned if no groups are wanted, or if they are read
-            out in groups already.
+            out in so many groups already.
         settings: number of groups, and range of the number of layers.
         seed: of the lengths, which are distributed evenly in their logarithm.
         copies: how often every shower is used, each time with another length.
     """
-    if not settings.count or showers.merged is not None:
+    if not settings.count or (showers.merged is not None and showers.layers == settings.count):
         return showers
     if settings.layers[1] > showers.layers:
         msg = f"groups.layers: up to {settings.layers[1]} layers are wanted, the showers are of {showers.layers}"

@@ -50,13 +50,17 @@ class LearnedShowers(AbstractShowers):
         """The showers of a surrogate.
 
         Raises:
-            ValueError: a surrogate of another kind, or one of single layers.
+            ValueError: a surrogate of another kind, of single layers, of one energy, or not of normal incidence.
         """
         if not isinstance(surrogate, AutoregressiveSurrogate) or not surrogate.stack.merged:
             kind = type(surrogate).__name__ if surrogate.stack.merged else "one of single layers"
             msg = f"surrogate: wanted an autoregressive one of layers in groups (groups.count), got {kind}"
             raise ValueError(msg)
         low, high = (np.asarray(end, float) for end in (surrogate.domain.low, surrogate.domain.high))
+        if not (low[1] == 0.0 and low[0] < high[0]):
+            msg = "surrogate: wanted one of a range of energies at normal incidence (angle 0), "
+            msg += f"got {low[0]:g} to {high[0]:g} GeV and angles from {low[1]:g} rad"
+            raise ValueError(msg)
         ranges = [(float(low[i]), float(high[i])) for i in (0, 2, 3)]
         groups = surrogate.stack.layers
         return cls(surrogate.in_double(), Bounds(*ranges, (groups * float(low[4]), groups * float(high[4]))))
@@ -114,12 +118,14 @@ class LearnedShowers(AbstractShowers):
         energy = jnp.asarray(chebyshev_energies(NODES, self.log_range))
         return LeakageCurve.through(1 - jnp.mean(self.quantiles(layout, energy), axis=-1) / energy, self.log_range)
 
-    def quantiles(self, layout: Layout, energy: Float[Array, "*shape"]) -> Float[Array, "*shape quantile"]:
-        """Evenly spaced quantiles of the visible energy at the electromagnetic scale [GeV].
+    def quantiles(
+        self, layout: Layout, energy: Float[Array, "*shape"], count: int = QUANTILES
+    ) -> Float[Array, "*shape quantile"]:
+        """Evenly spaced quantiles of the visible energy at the electromagnetic scale [GeV]; a width wants thousands.
 
         It depends on the first random number of a shower alone.
         """
-        first = ndtri((jnp.arange(QUANTILES) + 0.5) / QUANTILES)
-        noise = jnp.zeros((*energy.shape, QUANTILES, self.noise_size)).at[..., 0].set(first)
+        first = ndtri((jnp.arange(count) + 0.5) / count)
+        noise = jnp.zeros((*energy.shape, count, self.noise_size)).at[..., 0].set(first)
         each = jnp.broadcast_to(energy[..., None], noise.shape[:-1])
         return jnp.sum(self.deposits(layout, each, noise), axis=-1)

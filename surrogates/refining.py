@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from diffhep.generate.geant4 import Beam, SamplingCalorimeter
 from diffhep.generate.geant4_setup import PARTICLES, Variation
 from diffhep.surrogates.card import folder_of, load_surrogate, settings_of
-from diffhep.surrogates.config import NetworkSettings, SurrogateSettings
+from diffhep.surrogates.config import GroupSettings, NetworkSettings, SurrogateSettings
 from diffhep.surrogates.surrogate import LayerSurrogate
 
 KNOTS = 4  # of the smooth part of a variation
@@ -23,7 +23,7 @@ ANGLED = 0.2  # share of the showers that are not along the normal
 
 
 def started(settings: SurrogateSettings) -> SurrogateSettings:
-    """The settings with the network of the surrogate that the training starts from, if it starts from one.
+    """The settings with network and groups of the surrogate that the training starts from, if it starts from one.
 
     Raises:
         ValueError: no surrogate there, one of cells, settings that ask for another network than it has, or a replay
@@ -41,7 +41,8 @@ def started(settings: SurrogateSettings) -> SurrogateSettings:
     if settings.network not in (trained.network, NetworkSettings()):
         msg = f"start_from: {settings.start_from} brings its network; leave the settings of `network` out"
         raise ValueError(msg)
-    return settings.model_copy(update={"network": trained.network, "threshold": trained.threshold})
+    groups = trained.groups if settings.groups == GroupSettings() else settings.groups
+    return settings.model_copy(update={"network": trained.network, "threshold": trained.threshold, "groups": groups})
 
 
 def starting_point(settings: SurrogateSettings) -> LayerSurrogate | None:

@@ -79,7 +79,8 @@ def validate(
     real = np.where(showers.active_energy < threshold, 0.0, showers.active_energy.astype(float))
     features = [energy_features(showers.energy, x, threshold) for x in (real, made)]
     low = [low_level(showers.energy, x, threshold) for x in (real, made)]
-    stack = np.concatenate([showers.angle[:, None], showers.absorber_thickness, showers.active_thickness], axis=1)
+    columns = [showers.angle[:, None], showers.absorber_thickness, showers.active_thickness]
+    stack = np.concatenate(columns if showers.merged is None else [*columns, showers.merged[:, None]], axis=1)
     aware = [np.concatenate([x, stack], axis=1) for x in features]
     progress("classifiers", 0.0)
     out: dict[str, Any] = {
@@ -102,7 +103,11 @@ def validate(
 def check_stack(surrogate: LayerSurrogate, showers: Showers) -> None:
     """A ValueError unless the showers are of the surrogate's stack and particle."""
     wanted, got = surrogate.stack, stack_of(showers, surrogate.stack.threshold)
-    for name in ("layers", "absorber", "active", "pdg_id", "merged"):
+    if wanted.merged != got.merged:
+        kinds = {True: "layers in groups", False: "single layers"}
+        msg = f"the surrogate is of {kinds[wanted.merged]}, the showers are of {kinds[got.merged]} (groups.count)"
+        raise ValueError(msg)
+    for name in ("layers", "absorber", "active", "pdg_id"):
         if getattr(wanted, name) != getattr(got, name):
             msg = f"{name}: the surrogate is of {getattr(wanted, name)}, the showers are of {getattr(got, name)}"
             raise ValueError(msg)

@@ -152,10 +152,12 @@ def print_outcome(result: dict[str, Any], page: Path) -> None:
             says = f"{row['surrogate']:.4g} by the surrogate, {row['geant4']:.4g} +- {row['stderr']:.2g} by Geant4"
             print(f"{name}: {says} ({100 * row['deviation']:+.1f} %); {row['showers_so_far']} showers so far")
     for row in (result["confirmation"] or {"designs": []})["designs"]:
-        ours, geant4, off = (row[name] for name in ("surrogate", "geant4", "deviation"))
-        says = f"Z = {ours['value']:.4g} +- {ours['stderr']:.2g} by the surrogate's showers"
-        says += f", {geant4['value']:.4g} +- {geant4['stderr']:.2g} by {row['showers']} of Geant4"
-        print(f"{row['design']:8s} {says} ({100 * off['value']:+.1f} +- {100 * off['stderr']:.1f} %)")
+        ours, geant4, off = (
+            "no fit" if (x := row[name]) is None else f"{scale * x['value']:.4g} +- {scale * x['stderr']:.2g}"
+            for name, scale in (("surrogate", 1), ("geant4", 1), ("deviation", 100))
+        )
+        says = f"Z = {ours} by the surrogate's showers, {geant4} by {row['showers']} of Geant4 ({off} %)"
+        print(f"{row['design']:8s} {says}")
     gain, symbol = result["improvement"], result["objective"].split(" [")[0]
     symbol = symbol.split()[-1] if symbol.endswith(" Z") else symbol
     for name in ("initial", "final"):

@@ -37,7 +37,7 @@ from diffhep.detector.shower import (
     leakage_moments,
     shape_parameter,
 )
-from diffhep.detector.showers import AbstractShowers, Layout
+from diffhep.detector.showers import E_OVER_MIP, AbstractShowers, Layout
 from diffhep.events import Events
 from diffhep.kinematics import safe_sqrt, wrap_phi
 from diffhep.parameters import Scalar
@@ -260,7 +260,9 @@ class SamplingCalorimeter(AbstractStage):
     ) -> Events:
         """What is measured of deposits, for given random numbers (of `ShowerNoise`)."""
         deposited, unsampled = deposits
-        variance = self.photo_term() ** 2 * deposited + self.sampling_term() ** 2 * unsampled
+        # of simulated showers less is visible than minimum-ionising particles of their energy would leave
+        variance = self.stochastic_term() ** 2 * unsampled
+        variance = variance + self.photo_term() ** 2 / E_OVER_MIP * (deposited - unsampled)
         variance = variance + self.noise**2 * self.layers / self.readouts
         energy = deposited + safe_sqrt(variance) * sampling
         energy = energy * (1 + self.constant_term * common[..., None])
@@ -282,7 +284,7 @@ class SamplingCalorimeter(AbstractStage):
         return Events(measured, x.mask, x.weight)
 
     def __call__(self, x: Events, *, key: PRNGKeyArray | None = None) -> Events:
-        """`respond` with fresh random numbers; `key=None` is the mean response, and the median simulated shower."""
+        """`respond` with fresh random numbers; `key=None` is the mean response, or one simulated shower."""
         return self.respond(x, draw_noise(x, self.readouts, key=key, showers=self.showers))
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import NamedTuple, Self
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import ndtr
@@ -22,7 +23,7 @@ from diffhep.detector.shower import LeakageCurve
 E_OVER_MIP = 0.7  # response to electromagnetic showers over that to minimum-ionising particles, about: lead, plastic
 NEIGHBOURS = 16  # showers of a library, next to a particle's energy, of which it gets one
 ORDER = 5  # of the response of a library as a polynomial of ln E
-ITERATIONS = 4  # from a measured energy to the one it belongs to; each gains a factor of 20 or more
+STEPS, FLATTEST = 4, 0.25  # of Newton's method, from a measured energy to the one it belongs to; least slope in it
 
 
 class Layout(NamedTuple):
@@ -59,7 +60,7 @@ class AbstractShowers(eqx.Module):
         Args:
             layout: the calorimeter.
             energy: of the particles [GeV]; nothing comes of nothing.
-            noise: standard normal numbers; the first `noise_size` of each particle are taken.
+            noise: standard normal numbers, `noise_size` of each particle; a library takes the first of more.
         """
 
     @abc.abstractmethod
@@ -82,10 +83,13 @@ class Calibration(eqx.Module):
 
     def __call__(self, measured: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         """The share, where energy and measured energy fit together."""
-        energy = measured
-        for _ in range(ITERATIONS):
-            energy = measured / (1 - self.lost(energy))
-        return self.lost(energy)
+        wanted = jnp.log(measured)
+        visible = lambda log_energy: log_energy + jnp.log1p(-self.lost(jnp.exp(log_energy)))
+        log_energy = wanted
+        for _ in range(STEPS):
+            value, slope = jax.jvp(visible, (log_energy,), (jnp.ones_like(log_energy),))
+            log_energy = log_energy - (value - wanted) / jnp.maximum(slope, FLATTEST)
+        return self.lost(jnp.exp(log_energy))
 
 
 class FrozenShowers(AbstractShowers):
@@ -102,13 +106,15 @@ class FrozenShowers(AbstractShowers):
     curve: LeakageCurve
 
     @classmethod
-    def of(cls, energy: NDArray, visible: NDArray, fraction: float) -> Self:
+    def of(cls, energy: NDArray, visible: NDArray, fraction: float, ends: tuple[float, float] | None = None) -> Self:
         """A library of showers, from energies of particles and of groups of layers (shower, readout) [GeV].
 
         Args:
             energy: of the particles.
             visible: deposited in the active slabs of each group.
             fraction: visible over total energy loss of a minimum-ionising particle.
+            ends: of the range of energies [GeV]; those of the particles if None. Libraries with the same ends and of as
+                many showers share what is compiled.
 
         Raises:
             ValueError: too few showers for their mean.
@@ -118,7 +124,8 @@ class FrozenShowers(AbstractShowers):
             raise ValueError(msg)
         order = np.argsort(energy)
         energy, share = energy[order], (visible / energy[:, None])[order] / (fraction * E_OVER_MIP)
-        log_range = (float(np.log(energy[0])), float(np.log(energy[-1])))
+        low, high = ends or (energy[0], energy[-1])
+        log_range = (float(np.log(low)), float(np.log(high)))
         x = (2 * np.log(energy) - sum(log_range)) / (log_range[1] - log_range[0])
         columns = np.polynomial.chebyshev.chebvander(x, ORDER - 1)
         # fluctuations of a share go with 1/sqrt(E)

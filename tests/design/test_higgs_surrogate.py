@@ -14,6 +14,7 @@ from numpy.testing import assert_allclose
 
 from diffhep.audit import audit
 from diffhep.design.config import STUDIES
+from diffhep.design.honest import Measured
 from diffhep.design.studies import open_study
 from diffhep.design.studies.higgs_diphoton import full_simulation
 from diffhep.design.studies.higgs_diphoton.pictures import resolution_terms
@@ -80,6 +81,20 @@ def test_thresholds_are_lowered_only_where_the_rate_is_wanted(study, initial):
     # back to the event that would be one too many
     assert_allclose(thresholds(study.filled(raised)), thresholds(initial), atol=1e-6)
     assert_allclose(thresholds(study.settle(lowered)), thresholds(initial), atol=1e-6)
+    # a relaxed design that uses the rate up, and a hard one that does not
+    above = moved(0.3)
+    used = float(study.problem.outcome(above, study.problem.context).used[2])
+    assert used > 0.95 * study.settings.budget.rate
+    assert_allclose(thresholds(study.settle(above)), thresholds(initial), atol=1e-6)
+
+
+def test_the_scan_keeps_to_what_the_surrogate_knows(study, initial, monkeypatch):
+    names = ("objective", *(c.name for c in study.problem.constraints))
+    monkeypatch.setattr(study, "judge", lambda design, relaxed: {n: Measured(1.0, np.zeros(2)) for n in names})
+    at = study.bounds.active[1] - 0.1
+    thick = eqx.tree_at(lambda e: e.calorimeter.active, initial, initial.calorimeter.active.at(at))
+    axes = study.scan(thick, 2, lambda done: None)["axes"]
+    assert study.bounds.active[0] < axes[1][0] < at < axes[1][1] < study.bounds.active[1]
 
 
 def test_photons_have_the_resolution_of_the_surrogate(study, initial):
@@ -106,13 +121,16 @@ def test_a_library_of_the_surrogate_s_own_showers_gives_its_significance(study, 
     energy = np.geomspace(low, high, 6000)
     made = learned.deposits(layout, jnp.asarray(energy), jnp.asarray(random.normal(size=(6000, learned.noise_size))))
     visible = np.asarray(made) * float(layout.fraction) * full_simulation.E_OVER_MIP
-    found: dict[str, list[float]] = {"surrogate": [], "geant4": []}
+    found: dict[str, list[Any]] = {"surrogate": [], "geant4": []}
     for part in range(4):
-        library = FrozenShowers.of(energy[part::4], visible[part::4], float(layout.fraction))
+        library = FrozenShowers.of(energy[part::4], visible[part::4], float(layout.fraction), learned.bounds.energy)
         for name, showers in (("surrogate", learned), ("geant4", library)):
             calorimeter = eqx.tree_at(lambda c: c.showers, hard.calorimeter, showers)
             found[name].append(study.rejudged(hard, calorimeter, part))
+    # one program for the surrogate, one for all libraries
+    assert study.hard_values._cache_size() == 2
     row = full_simulation.compared(found)
+    assert row["deviation"] is not None
     # four standard errors, each known to 30 %, and the calibration of a library: 0.2 % of the energy
     assert abs(row["deviation"]["value"]) < 4 * row["deviation"]["stderr"] + 0.01
 
@@ -140,7 +158,7 @@ def quick(tmp_path_factory):
 
 @pytest.mark.needs("geant4_pybind")
 def test_geant4_judges_both_designs_once(quick, tmp_path):
-    study = study_of(simulation={"surrogate": str(quick), "geant4": 400})
+    study = study_of(simulation={"surrogate": str(quick), "geant4": 1000})
     first = study.initial(progress=lambda phase, done: None)
     thicker = eqx.tree_at(lambda e: e.calorimeter.absorber, first, first.calorimeter.absorber.at(3.0))
     phases: list[str] = []
@@ -149,7 +167,7 @@ def test_geant4_judges_both_designs_once(quick, tmp_path):
     found = confirm()
     assert [row["design"] for row in found["designs"]] == ["initial", "final"]
     for row in found["designs"]:
-        assert row["showers"] == 400
+        assert row["showers"] == 1000
         assert row["geant4"]["value"] > 0
         assert row["surrogate"]["value"] / row["geant4"]["value"] - 1 == pytest.approx(row["deviation"]["value"])
     assert len(found["energies"]) == 4
@@ -164,6 +182,21 @@ def test_geant4_judges_both_designs_once(quick, tmp_path):
         assert_allclose(one["geant4"]["value"], other["geant4"]["value"], rtol=1e-12)
 
 
+def test_a_design_that_rejects_everything_is_no_number():
+    none = {"objective": float("nan"), "rate": 0.0}
+    row = full_simulation.compared({"surrogate": [none, none], "geant4": [none, none]})
+    assert row["surrogate"] is None
+    assert row["deviation"] is None
+    assert row["geant4_rate"] == {"value": 0.0, "stderr": 0.0}
+
+
+def test_a_missing_geant4_is_noticed_before_the_search(tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    study = study_of(simulation={"geant4": 1000})
+    with pytest.raises(ValueError, match=r"pip install 'diffhep\[geant4\]'"):
+        study.get_ready(RunFolder.create(tmp_path / "run", {}), lambda phase, done: None)
+
+
 def test_without_geant4_nothing_is_confirmed(study, initial, tmp_path):
     folder = RunFolder.create(tmp_path / "run", {})
     assert study.confirm(initial, initial, folder, progress=lambda phase, done: None) is None
@@ -173,12 +206,12 @@ def test_without_geant4_nothing_is_confirmed(study, initial, tmp_path):
     ("changes", "told"),
     [
         ({"response": "parametrised", "simulation": {"geant4": 1000}}, "plays no part without response"),
-        ({"simulation": {"geant4": 50}}, "at least 400 showers are wanted for a judgement, got 50"),
+        ({"simulation": {"geant4": 50}}, "at least 1000 showers are wanted for a judgement, got 50"),
         ({"simulation": {"surrogate": "nowhere"}}, "nowhere: holds no surrogate"),
         ({"simulation": {"surrogate": str(SHIPPED)}}, "layers in groups"),
         ({"calorimeter": {"readouts": 12}}, "calorimeter.readouts): the surrogate is of 8, the study of 12"),
-        ({"calorimeter": {"active": 0.5}}, "calorimeter.active: the surrogate was trained on 0.8"),
-        ({"calorimeter": {"layers": 100}}, "calorimeter.layers: the surrogate was trained on 16"),
+        ({"calorimeter": {"active": 0.5}}, "calorimeter.active: wanted between 0.8 and 5.9"),
+        ({"calorimeter": {"layers": 100}}, "calorimeter.layers: wanted between 16 and 63.9"),
         ({"response": "geant3"}, "response"),
     ],
 )

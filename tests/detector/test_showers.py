@@ -64,7 +64,16 @@ def test_the_calibration_finds_the_energy_that_fits():
     lost = LeakageCurve(jnp.array([0.1, 0.05, -0.02]), (0.0, 6.0))
     energy = jnp.array([1.5, 30.0, 300.0])
     measured = energy * (1 - lost(energy))
-    assert_allclose(Calibration(lost)(measured), lost(energy), rtol=1e-5)
+    assert_allclose(Calibration(lost)(measured), lost(energy), rtol=1e-9)
+
+
+def test_the_calibration_converges_where_most_of_a_shower_leaks():
+    """Seven radiation lengths: from 10 % to 75 % of the energy is lost between 1 and 400 GeV."""
+    lost = LeakageCurve(jnp.array([0.4, 0.33, 0.02]), (0.0, 6.0))
+    energy = jnp.geomspace(1.1, 390.0, 20)
+    measured = energy * (1 - lost(energy))
+    assert bool(jnp.all(jnp.diff(measured) > 0))
+    assert_allclose(measured / (1 - Calibration(lost)(measured)), energy, rtol=1e-4)
 
 
 def test_reconstructed_photons_have_their_energy():
@@ -76,7 +85,9 @@ def test_reconstructed_photons_have_their_energy():
     events = dataclasses.replace(events, fields={**fields, "pt": pt, "eta": jnp.zeros_like(pt)})
     found = PhotonReconstruction(calorimeter.leakage_curve())(calorimeter(events, key=jr.key(3)))
     ratio = np.asarray(found["energy"] / pt).ravel()
-    wanted = np.hypot(0.05, float(calorimeter.photo_term())) / np.sqrt(np.asarray(pt).ravel())
+    # photo-electrons are of visible energy: the fraction of a minimum-ionising particle, times e/mip
+    visible = float(calorimeter.sampling_fraction()) * E_OVER_MIP
+    wanted = np.hypot(0.05, np.sqrt(1 / (calorimeter.photoelectrons * visible))) / np.sqrt(np.asarray(pt).ravel())
     # 4000 photons, but of these energies the library has 360 showers: 4 % of a width of which they make two thirds
     assert ratio.std() == pytest.approx(np.sqrt(np.mean(wanted**2)), rel=0.1)
     assert ratio.mean() == pytest.approx(1.0, abs=4 * 0.05 / np.sqrt(40 * 360) + 0.002)

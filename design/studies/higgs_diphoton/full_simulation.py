@@ -30,8 +30,8 @@ PARTS = 4  # of a library, each of which judges once
 BINS = 4  # of energy, in which response and resolution are compared
 SHARE_OF_BAR = 0.9  # of the time is Geant4's
 
-Judge = Callable[[Calorimeter, int], float]
-"""Hard objective of a design with another calorimeter, on the held-out events with the n-th set of random numbers."""
+Judge = Callable[[Calorimeter, int], Mapping[str, float]]
+"""Hard `objective` and `rate` of a design with another calorimeter: held-out events with the n-th random numbers."""
 
 
 class Library(NamedTuple):
@@ -41,8 +41,9 @@ class Library(NamedTuple):
     visible: NDArray
 
     def part(self, number: int) -> "Library":
-        """Every so manieth shower."""
-        return Library(self.energy[number::PARTS], self.visible[number::PARTS])
+        """Every so manieth shower, as many in each part."""
+        last = len(self.energy) // PARTS * PARTS
+        return Library(self.energy[number:last:PARTS], self.visible[number:last:PARTS])
 
 
 def confirmation(
@@ -63,21 +64,22 @@ def confirmation(
 
     Returns:
         `designs`, a row for each: objective by surrogate and by Geant4 (means over sets of showers, with their standard
-        errors) and the deviation of the one from the other; `energies`, rows for the last design: response of the
-        surrogate over Geant4's, and both resolutions.
+        errors), the deviation of the one from the other, and both trigger rates; `energies`, rows for the last design:
+        response of the surrogate over Geant4's, and both resolutions. None for what is not a number.
     """
     rows, energies = [], []
     for name, (calorimeter, judge) in designs.items():
         told = lambda done, name=name: progress(f"Geant4, {name}", SHARE_OF_BAR * done)
         library = simulate(calorimeter, settings, seed, folder.path / "geant4", told)
         layout = calorimeter.layout()
-        found: dict[str, list[float]] = {"surrogate": [], "geant4": []}
+        learned = cast("LearnedShowers", calorimeter.showers)
+        found: dict[str, list[Mapping[str, float]]] = {"surrogate": [], "geant4": []}
         for part in range(PARTS):
-            frozen = FrozenShowers.of(*library.part(part), float(layout.fraction))
+            frozen = FrozenShowers.of(*library.part(part), float(layout.fraction), learned.bounds.energy)
             found["surrogate"].append(judge(calorimeter, part))
             found["geant4"].append(judge(with_showers(calorimeter, frozen), part))
         rows.append({"design": name, "showers": len(library.energy), **compared(found)})
-        energies = by_energy(cast("LearnedShowers", calorimeter.showers), layout, library, seed)
+        energies = by_energy(learned, layout, library, seed)
         progress(f"Geant4, {name}", 1.0)
     return {"designs": rows, "energies": energies}
 
@@ -87,20 +89,24 @@ def with_showers(calorimeter: Calorimeter, showers: FrozenShowers) -> Calorimete
     return eqx.tree_at(lambda c: c.showers, calorimeter, showers)
 
 
-def compared(found: Mapping[str, list[float]]) -> dict[str, dict[str, float]]:
-    """Means with standard errors, and the relative deviation of the surrogate's from Geant4's."""
-    out = {
-        name: with_error(np.mean(values), np.std(values, ddof=1) / np.sqrt(len(values)))
-        for name, values in found.items()
-    }
-    relative = [x["stderr"] / x["value"] for x in out.values()]
-    out["deviation"] = with_error(out["surrogate"]["value"] / out["geant4"]["value"] - 1, np.hypot(*relative))
+def compared(found: Mapping[str, list[Mapping[str, float]]]) -> dict[str, dict[str, float] | None]:
+    """Means with standard errors, and the relative deviation of the surrogate's objective from Geant4's."""
+    out, parts = {}, {}
+    for name, judged in found.items():
+        for quantity, column in (("objective", name), ("rate", f"{name}_rate")):
+            values = np.array([one[quantity] for one in judged])
+            parts[column] = np.mean(values), np.std(values, ddof=1) / np.sqrt(len(values))
+            out[column] = with_error(*parts[column])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        (ours, error), (geant4, other) = (np.array(parts[name]) for name in ("surrogate", "geant4"))
+        out["deviation"] = with_error(ours / geant4 - 1, np.hypot(error / ours, other / geant4))
     return out
 
 
-def with_error(value: float | np.floating, stderr: float | np.floating) -> dict[str, float]:
-    """A number with its standard error, as JSON has them."""
-    return {"value": float(value), "stderr": float(stderr)}
+def with_error(value: float | np.floating, stderr: float | np.floating) -> dict[str, float] | None:
+    """A number with its standard error, as JSON has them; None where there is none: a design may reject everything."""
+    known = np.isfinite(value) and np.isfinite(stderr)
+    return {"value": float(value), "stderr": float(stderr)} if known else None
 
 
 def simulate(

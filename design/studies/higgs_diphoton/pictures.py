@@ -18,6 +18,7 @@ from diffhep.design.studies.higgs_diphoton.experiment import (
     menu_with,
 )
 from diffhep.detector import ShowerNoise
+from diffhep.detector.showers import E_OVER_MIP
 from diffhep.events import Events
 from diffhep.kinematics import energy_of
 from diffhep.parameters import resolve
@@ -41,6 +42,7 @@ class DiphotonStudy(Protocol):
 
 
 REFERENCE_ENERGY = 60.0  # GeV
+QUANTILES = 1024  # of simulated showers, whose width is drawn
 TURN_ON_EDGES = np.linspace(15.0, 80.0, 27)
 
 
@@ -89,7 +91,8 @@ def resolution_terms(design: Experiment) -> dict[str, Any]:
             "noise": jnp.sqrt(c.layers) * c.noise / REFERENCE_ENERGY,
         }
         if isinstance(showers, LearnedShowers):
-            visible = showers.quantiles(c.layout(), jnp.array(REFERENCE_ENERGY))
+            others["photo-statistics"] = others["photo-statistics"] / E_OVER_MIP**0.5
+            visible = showers.quantiles(c.layout(), jnp.array(REFERENCE_ENERGY), QUANTILES)
             others["sampling and leakage"] = jnp.std(visible) / jnp.mean(visible)
             squares = [x**2 for x in others.values()]
             return {"total": jnp.sqrt(sum(squares) + c.constant_term**2), **others}

@@ -51,6 +51,7 @@ def learned_showers(settings: HiggsDiphotonSettings) -> LearnedShowers:
     for name in ("absorber", "active", "layers"):
         (low, high), value = getattr(showers.bounds, name), getattr(c, name)
         if not low < value < high:
-            msg = f"calorimeter.{name}: the surrogate was trained on {low:.4g} to {high:.4g}, got {value:g}"
+            msg = f"calorimeter.{name}: wanted between {low:.6g} and {high:.6g}, what the surrogate was trained on, "
+            msg += f"got {value:g}"
             raise ValueError(msg)
     return showers

@@ -41,6 +41,7 @@ from diffhep.design.studies.higgs_diphoton.response import bounds, inside, learn
 from diffhep.design.studies.higgs_diphoton.training import stagewise
 from diffhep.design.study import AbstractStudy, Report
 from diffhep.detector import SamplingCalorimeter
+from diffhep.generate.geant4_pool import check_installed
 from diffhep.io import RunFolder
 from diffhep.parameters import Param, resolve
 from diffhep.tagging import PhotonTagger
@@ -88,6 +89,11 @@ class HiggsDiphoton(AbstractStudy):
         self.network_key = jr.key(settings.search.seed)
         self.problem = Problem(self.evaluate, (self.spectrum, self.data), self.constraints())
         self.judges = {relaxed: measure_with_error(self.judged(relaxed=relaxed)) for relaxed in (True, False)}
+
+    def get_ready(self, folder: RunFolder, progress: Report) -> None:
+        """Refuse before the search what would fail after it."""
+        if self.settings.simulation.geant4:
+            check_installed()
 
     def constraints(self) -> tuple[Constraint, ...]:
         """The budgets."""
@@ -206,7 +212,11 @@ class HiggsDiphoton(AbstractStudy):
     def scan(self, design: Experiment, points: int, progress: Callable[[float], None]) -> Mapping[str, Any]:
         """Hard objective on held-out events over absorber and active thickness; None where there is no fit."""
         c = design.calorimeter
-        axes = [float(p.unwrap()) * np.geomspace(0.85, 1.18, points) for p in (c.absorber, c.active)]
+        ends = [
+            [inside(float(p.unwrap()) * factor, within) for factor in (0.85, 1.18)]
+            for p, within in ((c.absorber, self.bounds.absorber), (c.active, self.bounds.active))
+        ]
+        axes = [np.geomspace(low, high, points) for low, high in ends]
         rows = []
         for i, absorber in enumerate(axes[0]):
             row = []
@@ -327,13 +337,14 @@ class HiggsDiphoton(AbstractStudy):
         designs = {name: (one.calorimeter, partial(self.rejudged, one)) for name, one in hard.items()}
         return confirmation(designs, s.simulation, s.search.seed, folder, progress)
 
-    def rejudged(self, hard: Experiment, calorimeter: SamplingCalorimeter, number: int) -> float:
-        """Hard objective (Params resolved) with another calorimeter, on the held-out events, other showers a number."""
+    def rejudged(self, hard: Experiment, calorimeter: SamplingCalorimeter, number: int) -> dict[str, float]:
+        """Hard objective and rate (Params resolved) with another calorimeter and, for each number, other showers."""
         rng = np.random.default_rng([self.settings.search.seed, 19, number])
         fresh = redrawn(self.fresh, self.settings.calorimeter.readouts, self.showers, rng)
         nothing_changed = {"prompt": jnp.ones(fresh.prompt.size), "jets": jnp.ones(fresh.jets.size)}
         other = eqx.tree_at(lambda e: e.calorimeter, hard, calorimeter)
-        return float(self.hard_values(other, nothing_changed, (self.spectrum, fresh))["objective"])
+        found = self.hard_values(other, nothing_changed, (self.spectrum, fresh))
+        return {name: float(found[name]) for name in ("objective", "rate")}
 
     @cached_property
     def hard_values(self) -> Any:
