@@ -16,7 +16,7 @@ from diffhep.report import (
     write_report,
 )
 from diffhep.result import Front, Grid, RateCurve, Result, Spectrum
-from tests.report_run import MINUS, PROOF, Page, make_run, synthetic
+from tests.report_run import DASH, MINUS, PROOF, Page, make_run, synthetic
 
 
 def test_cells_over_a_budget_are_those_beyond_two_standard_errors():
@@ -182,3 +182,35 @@ def test_rates_that_are_all_zero_can_be_drawn():
     ax = figures.rate_curve(Figure().add_subplot(), curve, curve, budget=None)
     assert ax.get_yscale() == "linear"
     assert figures.single(lambda ax: figures.rate_curve(ax, curve, curve, budget=None)).startswith(b"\x89PNG")
+
+
+def test_what_geant4_says_is_in_the_report_of_a_run_that_asked_for_it(tmp_path):
+    value = lambda value, stderr: {"value": value, "stderr": stderr}
+    rows = [
+        {
+            "design": name,
+            "showers": 3000,
+            "surrogate": value(2.31, 0.012),
+            "geant4": None if name == "initial" else value(2.27, 0.031),
+            "deviation": None if name == "initial" else value(0.0176, 0.0149),
+            "surrogate_rate": value(24.1, 0.2),
+            "geant4_rate": value(23.8, 0.4),
+        }
+        for name in ("initial", "final")
+    ]
+    energies = [
+        {
+            "low": 0.5,
+            "high": 2.66,
+            "response": value(0.998, 0.004),
+            "surrogate": value(0.09, 0.002),
+            "geant4": value(0.091, 0.002),
+        }
+    ]
+    confirmation = {"designs": rows, "energies": energies}
+    page = Page(write_report(make_run(tmp_path / "run", synthetic() | {"confirmation": confirmation})))
+    assert "confirmation" in page.ids
+    assert f"initial design 2.310 ± 0.012 {DASH} {DASH} 24.10 ± 0.20 23.80 ± 0.40 3" in page.text
+    assert "final design 2.310 ± 0.012 2.270 ± 0.031 1.8 ± 1.5" in page.text
+    assert "0.5 to 2.66 0.9980 ± 0.0040 9.00 ± 0.20 9.10 ± 0.20" in page.text
+    assert "confirmation" not in Page(write_report(make_run(tmp_path / "other", synthetic()))).ids
