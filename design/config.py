@@ -117,7 +117,7 @@ class HiggsDiphotonSettings(Settings):
     """H -> gamma gamma: absorber, active medium, layers, thresholds and networks for the largest significance."""
 
     response: Literal["parametrised", "surrogate"] = Field(
-        default="parametrised", description="how photons shower: textbook formulas, or a learned surrogate of Geant4 []"
+        default="parametrised", description="how photons shower: textbook formulas, or a learned surrogate of Geant4"
     )
     samples: SampleSettings = SampleSettings()
     calorimeter: CalorimeterSettings = CalorimeterSettings()

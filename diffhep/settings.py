@@ -25,9 +25,13 @@ def settings_from(model: type[Model], values: dict[str, Any], *, source: str) ->
         return model.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        got = "" if first["type"] in ("missing", "extra_forbidden") else f", got {first['input']!r}"
-        msg = f"{source}: {where}: {first['msg']}{got}"
+        where = "".join(f"{part}." for part in first["loc"])[:-1]
+        # what is wrong with several fields together says itself what it got
+        silent = first["type"] in ("missing", "extra_forbidden")
+        silent = silent or (first["type"] == "value_error" and isinstance(first["input"], dict))
+        got = "" if silent else f", got {first['input']!r}"
+        words = first["msg"].removeprefix("Value error, ")
+        msg = f"{source}: {where}: {words}{got}" if where else f"{source}: {words}{got}"
         raise ValueError(msg) from None
 
 

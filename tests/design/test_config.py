@@ -25,8 +25,9 @@ def fields(model: type[BaseModel], prefix: str = ""):
 
 
 FIELDS = fields(HiggsDiphotonSettings)
-PATHS = {"samples.signal", "samples.background", "samples.jets"}
-NUMBERS = sorted(FIELDS.keys() - PATHS - {"search.method"})
+PATHS = {"samples.signal", "samples.background", "samples.jets", "simulation.surrogate"}
+CHOICES = {"search.method", "response"}
+NUMBERS = sorted(FIELDS.keys() - PATHS - CHOICES)
 UNITS = {"", "GeV", "mm", "pb", "1/fb", "1/GeV", "1/(cm^2 s)", "Hz", "bit", "count", "cost unit", "cost unit/layer"}
 UNITS |= {"cost unit/mm", "LUT"}
 
