@@ -10,12 +10,11 @@ from jax.scipy.special import ndtri
 from jaxtyping import Array, Float
 
 from diffhep.detector import LeakageCurve
-from diffhep.detector.material import Material
 from diffhep.detector.shower import chebyshev_basis, chebyshev_energies, chebyshev_transform
 from diffhep.detector.showers import E_OVER_MIP, AbstractShowers, Layout
 from diffhep.surrogates.autoregressive import AutoregressiveSurrogate
 from diffhep.surrogates.chain import product
-from diffhep.surrogates.stack import MATERIALS, Incidence, guess
+from diffhep.surrogates.stack import Incidence, guess
 from diffhep.surrogates.surrogate import LayerSurrogate
 
 NODES = 12  # energies between which the network's answers for a layout, and the mean response, are interpolated
@@ -69,11 +68,6 @@ class LearnedShowers(AbstractShowers):
     def noise_size(self) -> int:
         """Those of the surrogate."""
         return self.surrogate.noise_size
-
-    @property
-    def materials(self) -> tuple[Material, Material]:
-        """Absorber and active material."""
-        return MATERIALS[self.surrogate.stack.absorber], MATERIALS[self.surrogate.stack.active]
 
     def deposits(
         self, layout: Layout, energy: Float[Array, "*shape"], noise: Float[Array, "*shape noise"]

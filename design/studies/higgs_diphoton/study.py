@@ -49,7 +49,7 @@ from diffhep.trigger import TRIGGER_SUMS, DenseClassifier, DiphotonMenu, FixedPo
 
 Context = tuple[Spectrum, Data]
 LAYERS = "calorimeter.layers"
-REACH = 0.2  # of the exact steps, with simulated showers
+REACH, SOLVER_STEPS = 0.2, 15  # of the exact steps, with simulated showers
 WANTED = 0.95  # of the rate's budget: relaxed and hard rate are this close
 INPUT_FORMAT = FixedPoint(k=0, i=2, f=8)
 
@@ -75,7 +75,7 @@ class HiggsDiphoton(AbstractStudy):
         self.showers = learned_showers(settings) if settings.response == "surrogate" else None
         if self.showers:
             # simulated showers fluctuate in shape, and single events sway more; see `AbstractStudy.reach`
-            self.reach = REACH
+            self.reach, self.solver_steps = REACH, SOLVER_STEPS
         self.bounds = bounds(self.showers)
         loaded = load(settings, self.showers)
         self.data, self.fresh, self.samples = loaded.design, loaded.held_out, loaded.samples
