@@ -73,7 +73,7 @@ class HiggsDiphoton(AbstractStudy):
     def __init__(self, settings: HiggsDiphotonSettings):
         self.settings = settings
         self.showers = learned_showers(settings) if settings.response == "surrogate" else None
-        if self.showers:
+        if self.showers is not None:
             # simulated showers fluctuate in shape, and single events sway more; see `AbstractStudy.reach`
             self.reach, self.solver_steps = REACH, SOLVER_STEPS
         self.bounds = bounds(self.showers)
