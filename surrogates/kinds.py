@@ -16,9 +16,10 @@ from diffhep.surrogates.generator import AbstractGenerator
 from diffhep.surrogates.moments import Moments
 from diffhep.surrogates.normalising_flow import NormalisingFlow
 from diffhep.surrogates.splits import Tree
+from diffhep.surrogates.splitter import untrained_splitter
 from diffhep.surrogates.stack import Stack
 from diffhep.surrogates.surrogate import LayerSurrogate
-from diffhep.surrogates.voxels import VoxelSurrogate, untrained_splitter
+from diffhep.surrogates.voxels import VoxelSurrogate
 from diffhep.surrogates.whitened import WhitenedSurrogate
 
 GENERATORS: Mapping[str, type[AbstractGenerator]] = {

@@ -223,8 +223,8 @@ def contexts(tree: Tree, values: Float[Array, "shower layer slot"], rows: ArrayL
     slot, at = sources[..., 0], layer[:, None] - sources[..., 1]
     there = (slot >= 0) & (at >= 0)
     seen = jnp.where(there, values[shower[:, None], jnp.maximum(at, 0), slot], 0.0)
-    own = jnp.stack([2 * split, 2 * split + 1], axis=-1)
-    distance = layer[:, None] - np.arange(values.shape[1])
-    weights = jnp.where(distance > 0, FADING ** jnp.maximum(distance - 1.0, 0.0), 0.0).astype(values.dtype)
-    past = values[shower[:, None, None], np.arange(values.shape[1])[:, None], own[:, None, :]]
-    return jnp.concatenate([seen, jnp.einsum("rl,rls->rs", weights, past)], axis=-1)
+    distance = np.arange(values.shape[1])[:, None] - np.arange(values.shape[1])
+    weights = np.where(distance > 0, FADING ** np.maximum(distance - 1.0, 0.0), 0.0)
+    past = jnp.einsum("km,...mc->...kc", weights.astype(values.dtype), values[..., :-1])
+    past = past.reshape(*past.shape[:-1], -1, 2)[shower, layer, split]
+    return jnp.concatenate([seen, past], axis=-1)

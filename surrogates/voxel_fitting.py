@@ -18,8 +18,9 @@ from diffhep.surrogates.coordinates import cut
 from diffhep.surrogates.fitting import Phases, Progress, fit_surrogate
 from diffhep.surrogates.kinds import empty_voxels
 from diffhep.surrogates.splits import Tree, all_splits, contexts
+from diffhep.surrogates.splitter import Splitter, split_surprise
 from diffhep.surrogates.stack import guess, incidence_of
-from diffhep.surrogates.voxels import Splitter, VoxelSurrogate, about_layers, shares, split_surprise
+from diffhep.surrogates.voxels import VoxelSurrogate, about_layers, shares
 
 CHUNK = 250  # showers whose splits are found together
 UPRIGHT = 1e-3  # rad: showers at a greater angle have no symmetry in alpha

@@ -22,7 +22,7 @@ from tests.benchmark.surrogate import timed
 jax.config.update("jax_enable_x64", True)
 
 ABSORBER, ACTIVE = 2.8, 0.6  # mm
-ENERGIES = (1.0, 3.0, 10.0)  # GeV
+ENERGIES = (1.0, 3.0, 10.0, 30.0, 90.0)  # GeV
 SHOWERS = 200
 DRAWS = 10  # showers whose times are averaged
 

@@ -25,13 +25,14 @@ from diffhep.surrogates import (
     shipped_voxels,
 )
 from diffhep.surrogates.card import SHIPPED
-from diffhep.surrogates.chain import shown
+from diffhep.surrogates.chain import product, shown
 from diffhep.surrogates.features import voxel_features
 from diffhep.surrogates.kinds import empty_voxels
 from diffhep.surrogates.splits import Tree, all_splits, contexts
+from diffhep.surrogates.splitter import divided
 from diffhep.surrogates.stack import Stack
 from diffhep.surrogates.voxel_fitting import tree_of, turned
-from diffhep.surrogates.voxels import VoxelSurrogate, divided, product, shares
+from diffhep.surrogates.voxels import VoxelSurrogate, shares
 
 TREE = Tree(4, 3)
 LAYERS = 6
@@ -133,6 +134,52 @@ def test_a_split_runs_continuously_from_nothing_to_everything():
     assert float(ends_of[-1]) < 1e-3
     assert float(ndtr(z)[np.argmax(first > 0)]) == pytest.approx(float(ends[0]), abs=3e-4)
     assert float(ndtr(-z)[np.argmax(second == 0)]) == pytest.approx(float(ends[1]), abs=3e-4)
+
+
+@pytest.mark.parametrize("hard", [True, pytest.param(False, marks=pytest.mark.long)])
+def test_derivatives_of_all_inputs(hard):
+    surrogate, x = untrained(), incidence()
+    noise = jr.normal(jr.key(3), (surrogate.noise_size,))
+    weights = jr.normal(jr.key(4), (LAYERS, 4, 3))
+    inputs = (surrogate.splitter, x.absorber, noise)
+
+    def total(net, absorber, noise):
+        changed = VoxelSurrogate(surrogate.layers, net, TREE, THRESHOLD)
+        return 1e3 * jnp.sum(
+            weights * changed.from_noise(Incidence(x.energy, x.angle, absorber, x.active), noise, hard=hard)[1]
+        )
+
+    run = jax.jit(total)
+    slopes = jax.jit(jax.grad(total, argnums=(0, 1, 2)))(*inputs)
+    step = 1e-6
+    for seed, which in enumerate((*range(3), slice(None))):
+        leaves, structure = jax.tree.flatten(inputs)
+        moved = jax.tree.map(lambda v: jnp.zeros_like(v), list(inputs))
+        drawn = [jr.normal(jr.fold_in(jr.key(seed), i), v.shape) for i, v in enumerate(leaves)]
+        moved[which] = jax.tree.unflatten(structure, drawn)[which]
+        ends = [run(*jax.tree.map(lambda v, d, s=s: v + s * step * d, inputs, tuple(moved))) for s in (1, -1)]
+        along = sum(jnp.sum(g * d) for g, d in zip(*map(jax.tree.leaves, (slopes, moved)), strict=True))
+        # central differences of numbers around 10: rounding 1e-16 * 10 / 1e-6, the third derivative less
+        np.testing.assert_allclose(along, (ends[0] - ends[1]) / (2 * step), rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.long
+def test_derivatives_of_many_showers_and_of_derivatives():
+    surrogate, x = untrained(), incidence()
+    noise = 0.7 * jr.normal(jr.key(5), (3, surrogate.noise_size))
+
+    def width(absorber, noise):
+        cells = surrogate.from_noise(Incidence(x.energy, x.angle, absorber, x.active), noise, hard=False)[1]
+        return jnp.sum(cells * np.arange(3)) / jnp.sum(cells)
+
+    slope = jax.grad(width)
+    together = jax.jit(jax.vmap(slope, in_axes=(None, 0)))(x.absorber, noise)
+    alone = [jax.jit(slope)(x.absorber, one) for one in noise]
+    np.testing.assert_allclose(together, np.stack(alone), rtol=1e-10, atol=1e-13)
+    length = jax.jit(lambda absorber: jnp.sum(slope(absorber, noise[0]) ** 2))
+    curved, step = jax.jit(jax.grad(length))(x.absorber), 1e-5
+    ends = [length(x.absorber + s * step) for s in (1, -1)]
+    np.testing.assert_allclose(curved.sum(), (ends[0] - ends[1]) / (2 * step), rtol=1e-4)
 
 
 def test_turning_keeps_every_ring():
