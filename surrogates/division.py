@@ -24,7 +24,7 @@ from jaxtyping import Array, Float, Int
 from numpy.typing import NDArray
 
 from diffhep.surrogates.chain import SMALL, product, shown
-from diffhep.surrogates.splits import FADING, PARTS, Tree, contexts
+from diffhep.surrogates.splits import FADING, PARTS, Tree, contexts, memories
 from diffhep.surrogates.splitter import Splitter, divided
 
 LINE = PARTS - 2  # numbers that a split sees in single rows; the last two are its memory
@@ -230,10 +230,12 @@ class Observed:
         self.about, self.noise = about.astype(energies.dtype), noise
         slots = division.slots(energies)
         self.values = shown(slots)[None]
+        self.past = memories(self.values)
         active = (at(slots, (slice(None), division.tree.parents)) > division.threshold).reshape(-1)
         chunks = -(-active.size // CHUNK)
-        self.rows = jnp.nonzero(active, size=chunks * CHUNK, fill_value=active.size)[0].reshape(chunks, CHUNK)
         self.place = (jnp.cumsum(active) - 1).clip(0)
+        rows = jnp.full(chunks * CHUNK, active.size).at[jnp.where(active, self.place, chunks * CHUNK)]
+        self.rows = rows.set(np.arange(active.size), mode="drop").reshape(chunks, CHUNK)
 
     def slopes(self) -> Float[Array, "place column"]:
         """Derivatives of the first children's shares to what splits see, and to what they know of their layers.
@@ -282,7 +284,7 @@ class Observed:
     ) -> tuple[Float[Array, "row hidden"], Float[Array, "row part"], Callable[[Array, Array], Array]]:
         """What splits know of their layers, what they see, and the first child's share as a function of both."""
         tree, (layer, split) = self.division.tree, self.numbers(rows)
-        seen = contexts(tree, self.values, jnp.stack([jnp.zeros_like(layer), layer, split], axis=-1))
+        seen = contexts(tree, self.values, self.past, jnp.stack([jnp.zeros_like(layer), layer, split], axis=-1))
         kind = at(jnp.asarray(tree.kind), split)
         number = at(noise.reshape(self.division.layers, -1), (layer, split)).astype(self.values.dtype)
         tails = ndtr(number), ndtr(-number)

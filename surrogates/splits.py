@@ -210,12 +210,30 @@ def all_splits(tree: Tree, showers: int, layers: int) -> NDArray[np.int64]:
     return np.indices((showers, layers, len(tree.splits))).reshape(3, -1).T
 
 
-def contexts(tree: Tree, values: Float[Array, "shower layer slot"], rows: ArrayLike) -> Float[Array, "row part"]:
+def memories(values: Float[Array, "shower layer slot"]) -> Float[Array, "shower layer split 2"]:
+    """What splits remember of the layers in front: their own children, fading.
+
+    Args:
+        values: of all slots, as the network is to see them.
+    """
+    distance = np.arange(values.shape[1])[:, None] - np.arange(values.shape[1])
+    weights = np.where(distance > 0, FADING ** np.maximum(distance - 1.0, 0.0), 0.0)
+    past = jnp.einsum("km,...mc->...kc", weights.astype(values.dtype), values[..., :-1])
+    return past.reshape(*past.shape[:-1], -1, 2)
+
+
+def contexts(
+    tree: Tree,
+    values: Float[Array, "shower layer slot"],
+    past: Float[Array, "shower layer split 2"],
+    rows: ArrayLike,
+) -> Float[Array, "row part"]:
     """What splits see of others, when all energies are known.
 
     Args:
         tree: the splits.
         values: of all slots, as the network is to see them.
+        past: their `memories`.
         rows: shower, layer and split, (row, 3).
     """
     shower, layer, split = jnp.asarray(rows).T
@@ -223,8 +241,4 @@ def contexts(tree: Tree, values: Float[Array, "shower layer slot"], rows: ArrayL
     slot, at = sources[..., 0], layer[:, None] - sources[..., 1]
     there = (slot >= 0) & (at >= 0)
     seen = jnp.where(there, values[shower[:, None], jnp.maximum(at, 0), slot], 0.0)
-    distance = np.arange(values.shape[1])[:, None] - np.arange(values.shape[1])
-    weights = np.where(distance > 0, FADING ** np.maximum(distance - 1.0, 0.0), 0.0)
-    past = jnp.einsum("km,...mc->...kc", weights.astype(values.dtype), values[..., :-1])
-    past = past.reshape(*past.shape[:-1], -1, 2)[shower, layer, split]
-    return jnp.concatenate([seen, past], axis=-1)
+    return jnp.concatenate([seen, past[shower, layer, split]], axis=-1)

@@ -17,7 +17,7 @@ from diffhep.surrogates.config import SurrogateSettings
 from diffhep.surrogates.coordinates import cut
 from diffhep.surrogates.fitting import Phases, Progress, fit_surrogate
 from diffhep.surrogates.kinds import empty_voxels
-from diffhep.surrogates.splits import Tree, all_splits, contexts
+from diffhep.surrogates.splits import Tree, all_splits, contexts, memories
 from diffhep.surrogates.splitter import Splitter, split_surprise
 from diffhep.surrogates.stack import guess, incidence_of
 from diffhep.surrogates.voxels import VoxelSurrogate, about_layers, shares
@@ -101,11 +101,12 @@ def lessons_of(
     every = all_splits(tree, CHUNK, energy.shape[1])
 
     @jax.jit
-    def observe(energy: Array, cells: Array) -> tuple[Array, Array, Array]:
+    def observe(energy: Array, cells: Array) -> tuple[tuple[Array, Array], Array, Array]:
         energies = tree.energies(energy, cells)
-        return (shown(energies), *shares(tree, energies, every, threshold))
+        values = shown(energies)
+        return ((values, memories(values)), *shares(tree, energies, every, threshold))
 
-    see = jax.jit(lambda values, rows: contexts(tree, values, rows))
+    see = jax.jit(lambda values, rows: contexts(tree, *values, rows))
     found: list[list[NDArray[Any]]] = []
     for first in range(0, showers.size, CHUNK):
         here = np.minimum(np.arange(first, first + CHUNK), showers.size - 1)

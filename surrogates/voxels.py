@@ -21,7 +21,7 @@ from diffhep.surrogates.autoregressive import LEAST, AutoregressiveSurrogate
 from diffhep.surrogates.chain import shown
 from diffhep.surrogates.coordinates import cut
 from diffhep.surrogates.division import Division, divide
-from diffhep.surrogates.splits import Tree, all_splits, contexts
+from diffhep.surrogates.splits import Tree, all_splits, contexts, memories
 from diffhep.surrogates.splitter import ABOUT, Splitter, split_surprise
 from diffhep.surrogates.stack import Guess, Incidence, guess, running_sum
 
@@ -122,7 +122,8 @@ class VoxelSurrogate(eqx.Module):
         about, energies = self.about(x, layers), tree.energies(layers, cells)
         y, real = shares(tree, energies, rows, self.threshold)
         kind = jnp.asarray(tree.kind)[rows[:, 2]]
-        found = contexts(tree, shown(energies), rows)
+        values = shown(energies)
+        found = contexts(tree, values, memories(values), rows)
         surprise = split_surprise(self.splitter, about[rows[:, 0], rows[:, 1]], found, kind, y)
         total = jnp.sum(jnp.where(real, surprise, 0.0).reshape(len(layers), -1), axis=1)
         return self.layers.log_prob(layers, x) - total

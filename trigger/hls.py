@@ -35,10 +35,11 @@ from diffhep.trigger.project import (
     check_settings,
     files_hash,
     new_folder,
+    split,
     tool_versions,
+    word_records,
     write_json,
 )
-from diffhep.trigger.rtl import split, word_records
 
 HLS_SCHEMA, HLS_VERSION = "diffhep trigger hls card", 1
 TOOLS = ("diffhep", "hls4ml", "da4ml", "jax", "numpy")

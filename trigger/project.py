@@ -16,7 +16,7 @@ import numpy as np
 
 from diffhep.io import read_json
 from diffhep.trigger.fixed_point import FixedPoint
-from diffhep.trigger.lowering import Words
+from diffhep.trigger.lowering import Traced, Words
 
 DEFAULT_PART = "xcvu13p-flga2577-2-e"
 CARD, README = "model_card.json", "README.md"
@@ -173,3 +173,37 @@ def files_hash(folder: Path) -> str:
         total.update(f"{path.relative_to(folder).as_posix()}\0{path.stat().st_size}\0".encode())
         total.update(path.read_bytes())
     return total.hexdigest()
+
+
+def word_records(traced: Traced) -> dict[str, list[dict[str, Any]]]:
+    """Shapes of all arrays of a function and formats of their words, for a card: `inputs` and `outputs`."""
+    shapes = [words.shape for words in traced.inputs]
+    formats = [[str(format) for format in words.formats().ravel()] for words in traced.inputs]
+    inputs = zip(shapes, split(traced.circuit.inputs, shapes), formats, strict=True)
+    kifs, values = split(traced.circuit.outputs, traced.shapes), split(traced.constants, traced.shapes)
+    return {
+        "inputs": [{"shape": list(shape), "words": word_list(kif, text)} for shape, kif, text in inputs],
+        "outputs": [
+            {"shape": list(shape), "words": word_list(kif, None, constants)}
+            for shape, kif, constants in zip(traced.shapes, kifs, values, strict=True)
+        ],
+    }
+
+
+def split(words: np.ndarray, shapes: Sequence[tuple[int, ...]]) -> list[np.ndarray]:
+    """What belongs to each array, of one entry a word."""
+    sizes = [int(np.prod(shape)) for shape in shapes]
+    return np.split(words, np.cumsum(sizes)[:-1])
+
+
+def word_list(kif: np.ndarray, formats: Sequence[str] | None, values: np.ndarray | None = None) -> list[dict[str, Any]]:
+    """Format of each word; what is constant has its value in place of bits. Words follow each other from bit 0 on."""
+    out = []
+    for number, (k, i, f) in enumerate(kif.tolist()):
+        if values is not None and not np.isnan(values[number]):
+            out.append({"constant": float(values[number])})
+        else:
+            unsigned = "" if k else "u"
+            text = f"ap_{unsigned}fixed<{k + i + f},{k + i}>" if formats is None else formats[number]
+            out.append({"k": k, "i": i, "f": f, "type": text})
+    return out

@@ -29,6 +29,7 @@ from diffhep.trigger.project import (
     files_hash,
     new_folder,
     tool_versions,
+    word_records,
     write_json,
 )
 from diffhep.trigger.simulation import write_testbench
@@ -160,21 +161,6 @@ def write_rtl(
     }
 
 
-def word_records(traced: Traced) -> dict[str, list[dict[str, Any]]]:
-    """Shapes of all arrays of a function and formats of their words, for a card: `inputs` and `outputs`."""
-    shapes = [words.shape for words in traced.inputs]
-    formats = [[str(format) for format in words.formats().ravel()] for words in traced.inputs]
-    inputs = zip(shapes, split(traced.circuit.inputs, shapes), formats, strict=True)
-    kifs, values = split(traced.circuit.outputs, traced.shapes), split(traced.constants, traced.shapes)
-    return {
-        "inputs": [{"shape": list(shape), "words": word_list(kif, text)} for shape, kif, text in inputs],
-        "outputs": [
-            {"shape": list(shape), "words": word_list(kif, None, constants)}
-            for shape, kif, constants in zip(traced.shapes, kifs, values, strict=True)
-        ],
-    }
-
-
 def without_input_register(top: Path) -> None:
     """Let the words go into the first stage as they arrive, in the top module that da4ml wrote."""
     text = top.read_text(encoding="utf-8")
@@ -184,25 +170,6 @@ def without_input_register(top: Path) -> None:
         msg = f"export: {top.name} has no input register to be taken out; this da4ml writes another pipeline"
         raise ValueError(msg)
     top.write_text(text, encoding="utf-8")
-
-
-def split(words: np.ndarray, shapes: Sequence[tuple[int, ...]]) -> list[np.ndarray]:
-    """What belongs to each array, of one entry a word."""
-    sizes = [int(np.prod(shape)) for shape in shapes]
-    return np.split(words, np.cumsum(sizes)[:-1])
-
-
-def word_list(kif: np.ndarray, formats: Sequence[str] | None, values: np.ndarray | None = None) -> list[dict[str, Any]]:
-    """Format of each word; what is constant has its value in place of bits. Words follow each other from bit 0 on."""
-    out = []
-    for number, (k, i, f) in enumerate(kif.tolist()):
-        if values is not None and not np.isnan(values[number]):
-            out.append({"constant": float(values[number])})
-        else:
-            unsigned = "" if k else "u"
-            text = f"ap_{unsigned}fixed<{k + i + f},{k + i}>" if formats is None else formats[number]
-            out.append({"k": k, "i": i, "f": f, "type": text})
-    return out
 
 
 def port_rows(arrays: Sequence[dict[str, Any]], letter: str) -> str:

@@ -28,7 +28,7 @@ from diffhep.surrogates.card import SHIPPED
 from diffhep.surrogates.chain import product, shown
 from diffhep.surrogates.features import voxel_features
 from diffhep.surrogates.kinds import empty_voxels
-from diffhep.surrogates.splits import Tree, all_splits, contexts
+from diffhep.surrogates.splits import Tree, all_splits, contexts, memories
 from diffhep.surrogates.splitter import divided
 from diffhep.surrogates.stack import Stack
 from diffhep.surrogates.voxel_fitting import tree_of, turned
@@ -95,7 +95,7 @@ def test_what_a_split_sees_when_sampling_is_what_it_saw_in_training():
     rows = jnp.asarray(all_splits(TREE, 1, LAYERS))
     energies = TREE.energies(layers[None], cells[None])
     y, real = shares(TREE, energies, rows, 1e-9)
-    seen = contexts(TREE, shown(energies), rows)
+    seen = contexts(TREE, shown(energies), memories(shown(energies)), rows)
     net, kind = surrogate.splitter, TREE.kind[rows[:, 2]]
     about = surrogate.about(x, layers)[rows[:, 1]]
     out = net(product(about, net.about) + net.kinds[kind], seen, kind)
