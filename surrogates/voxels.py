@@ -82,7 +82,8 @@ class VoxelSurrogate(eqx.Module):
             x: particles and stacks; leading axes as those of `noise`.
             noise: `noise_size` numbers a shower.
             hard: set energies below the threshold to zero, as a read-out does, and divide none of them further. Without
-                it energies are continuous in random numbers and stack.
+                it energies are continuous in random numbers and stack. Derivatives are those of reverse mode
+                (`jax.grad`, `jax.jacrev`, and of these again), the only one.
 
         Raises:
             ValueError: another number of layers than the surrogate's.
@@ -109,9 +110,12 @@ class VoxelSurrogate(eqx.Module):
         *,
         hard: bool = False,
     ) -> Float[Array, "layer alpha r"]:
-        """Energies of the cells of one shower [GeV], given those of its layers; one standard normal number a split."""
+        """Energies of the cells of one shower [GeV], given those of its layers; one standard normal number a split.
+
+        Derivatives in reverse mode only; an empty layer stays empty.
+        """
         division = Division(self.tree, layers.size, self.threshold if hard else 0.0)
-        return division.cells(divide(division, self.splitter, about, layers, noise))
+        return division.cells(divide(division, self.splitter, about, layers, noise.astype(self.splitter.seen.dtype)))
 
     def log_prob(
         self, layers: Float[Array, "shower layer"], cells: Float[Array, "shower layer alpha r"], x: Incidence

@@ -182,6 +182,16 @@ def test_derivatives_of_many_showers_and_of_derivatives():
     np.testing.assert_allclose(curved.sum(), (ends[0] - ends[1]) / (2 * step), rtol=1e-4)
 
 
+def test_what_is_not_a_number_is_seen():
+    surrogate = untrained()
+    layers = jnp.array([1e-3, jnp.nan, 2e-3, 0.0, 1e-3, 0.0])
+    about, noise = jnp.zeros((LAYERS, surrogate.splitter.about.shape[0])), jnp.zeros(LAYERS * len(TREE.splits), int)
+    total = lambda layers: jnp.sum(surrogate.divide(about, layers, noise, hard=True)[1])
+    value, slope = jax.jit(jax.value_and_grad(total))(layers)
+    assert np.isnan(value)
+    assert np.isnan(slope[1])
+
+
 def test_turning_keeps_every_ring():
     rng = np.random.default_rng(2)
     cells = rng.random((50, 3, 4, 2))
