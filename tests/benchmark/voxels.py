@@ -1,10 +1,12 @@
 """The shipped voxel surrogate beside Geant4 on the same stack: time per shower, and of its gradient to all thicknesses.
 
 `make surrogate-benchmark` runs it on one pinned thread and keeps the numbers beside the card.
+`python -m tests.benchmark.voxels judge FILE` judges it with classifiers of the published width (minutes).
 """
 
 import json
 import resource
+import sys
 from typing import Any
 
 import equinox as eqx
@@ -15,8 +17,11 @@ import numpy as np
 
 from diffhep.generate.geant4 import SamplingCalorimeter, simulate_each
 from diffhep.generate.geant4_setup import PolarCells
+from diffhep.io import read_showers
 from diffhep.surrogates import Incidence, VoxelSurrogate, shipped_voxels
 from diffhep.surrogates.card import SHIPPED
+from diffhep.surrogates.classifier import PUBLISHED
+from diffhep.surrogates.voxel_validation import validate_voxels
 from tests.benchmark.surrogate import timed
 
 jax.config.update("jax_enable_x64", True)
@@ -79,7 +84,16 @@ def speed(surrogate: VoxelSurrogate, energy: float) -> dict[str, float]:
     return found
 
 
+def judge(file: str) -> None:
+    """Areas under the curves of classifiers as wide as the CaloChallenge's, for showers of Geant4."""
+    found = validate_voxels(shipped_voxels(), read_showers(file), key=jr.key(0), classifier=PUBLISHED)
+    print(json.dumps(found["auc"], indent=1))
+
+
 def main() -> None:
+    if sys.argv[1:2] == ["judge"]:
+        judge(sys.argv[2])
+        return
     surrogate = shipped_voxels()
     found = {"milliseconds_per_shower": [speed(surrogate, energy) for energy in ENERGIES]}
     (SHIPPED / "voxels" / "benchmark.json").write_text(json.dumps(found, indent=1) + "\n")
