@@ -4,8 +4,8 @@ Energies are kept by rows: row 0 holds the energy of the first layer, and split 
 l + level(s) + 1, out of what lies in the rows in front (`splits`).
 
 In reverse mode every split would be worked out again, one row after the other. But when all energies are known, so is
-what every split saw, and the slopes of the shares follow at once for all splits that divide something: of the shipped
-surrogate's one in 25 at 1 GeV, two in five at 100 GeV.
+what every split saw, and the slopes of the shares follow at once for all splits that divide something, which are few
+where most cells are empty.
 What is left to do row by row is linear: a cotangent of a child's energy goes to its parent, and through the share to
 all energies that the split saw.
 """
