@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import optax
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from diffhep.trigger.learned import LearnedLinear, Quantiser
@@ -35,6 +36,7 @@ FOLLOW = 0.1  # of the penalty: how fast the multiplier follows the excess
 MOST = 0.2  # excess counted in one step of the multiplier: a start far outside must not wind it up
 BITS = 4.0  # step size of a weight's number of bits over that of the weight
 MEMORY = 0.95  # of the running mean, a step
+LOOK = 5  # steps, at most, for which a cost and its slope are kept: they change slowly and take a fifth of a step
 FALL = 0.1  # step size at the end of the ramp over that at its start
 
 
@@ -67,10 +69,10 @@ class Task(NamedTuple):
 
 
 class FormatState(NamedTuple):
-    """Everything that changes during training; `mean` is the running mean of the weights."""
+    """Everything that changes during training: all weights and bits in one row, their running mean, and the rest."""
 
-    weights: PyTree
-    mean: PyTree
+    weights: Float[Array, " n"]
+    mean: Float[Array, " n"]
     optimiser: PyTree
     multiplier: Float[Array, ""]
     step: Int[Array, ""]
@@ -181,57 +183,69 @@ class FormatTraining:
         key: PRNGKeyArray,
     ):
         self.cost, self.overflow, self.margin = cost, overflow, margin
-        moving, self.ranges = self.parts(network)
-        shares = eqx.filter(step_shares(trained := soft(network)), trained_leaves(trained, ranges=overflow == "SAT"))
+        first, self.ranges = self.parts(network)
+        # in one row: an update of two dozen small arrays, one kernel each and more, takes as long as their arithmetic
+        trained = soft(network)
+        moving = eqx.filter(trained, trained_leaves(trained, ranges=overflow == "SAT"))
+        self.unravel = ravel_pytree(moving)[1]
+        shares = ravel_pytree(jax.tree.map(lambda x, share: jnp.full_like(x, share), moving, step_shares(moving)))[0]
         self.optimiser = optax.chain(
             optax.clip_by_global_norm(1.0),
             optax.adam(lambda step: rate * step_size(step, phases)),
-            optax.stateless(lambda change, _: jax.tree.map(jnp.multiply, change, shares)),
+            optax.stateless(lambda change, _: change * shares),
         )
-        self.first = FormatState(moving, moving, self.optimiser.init(moving), jnp.zeros(()), jnp.array(0))
+        self.first = FormatState(first, first, self.optimiser.init(first), jnp.zeros(()), jnp.array(0))
 
-        def loss(moving: PyTree, ranges: PyTree, data: tuple, price: Array, state: FormatState, limit: Array):
-            made = eqx.combine(moving, ranges)
+        def missed(weights: Array, ranges: PyTree, data: tuple) -> Array:
+            return task.loss(eqx.combine(self.unravel(weights), ranges), *data)
+
+        def taken(weights: Array, ranges: PyTree) -> Array:
+            made = eqx.combine(self.unravel(weights), ranges)
             # what it will take: words saturate under training only
-            missed, taken = task.loss(made, *data), cost(made.wrapping() if overflow == "WRAP" else made)
-            over = jnp.where(limit > 0, taken / jnp.where(limit > 0, limit, 1.0) - 1, 0.0)
-            shifted = jnp.where(limit > 0, jnp.maximum(0.0, state.multiplier + PENALTY * over), 0.0)
-            lagrangian = (shifted**2 - jnp.where(limit > 0, state.multiplier, 0.0) ** 2) / (2 * PENALTY)
-            return missed + price * taken + lagrangian, (missed, taken, over)
+            return cost(made.wrapping() if overflow == "WRAP" else made)
 
-        def one(state: FormatState, ranges: PyTree, data: tuple, pressure: Pressure) -> tuple[FormatState, Array]:
-            x, y = data
+        def one(state: FormatState, ranges: PyTree, data: tuple, pressure: Pressure, logic: tuple) -> tuple:
+            (x, y), (size, growth), limit = data, logic, pressure.limit
             drawn = jr.fold_in(key, state.step)
             rows = jr.randint(drawn, (batch,), 0, x.shape[0])
             done = (state.step - pressure.begin) / (pressure.end - pressure.begin)
             price = (pressure.first * (pressure.last / pressure.first) ** done * pressure.has_price).astype(x.dtype)
-            chosen = x[rows], y[rows], jr.fold_in(drawn, 1)
-            slope, (missed, taken, over) = jax.grad(loss, has_aux=True)(
-                state.weights, ranges, chosen, price, state, pressure.limit
-            )
+            over = jnp.where(limit > 0, size / jnp.where(limit > 0, limit, 1.0) - 1, 0.0)
+            # the slope of the augmented Lagrangian in the cost
+            force = jnp.maximum(0.0, state.multiplier + PENALTY * over) / jnp.where(limit > 0, limit, jnp.inf)
+            loss, slope = jax.value_and_grad(missed)(state.weights, ranges, (x[rows], y[rows], jr.fold_in(drawn, 1)))
+            slope += (price + force).astype(x.dtype) * growth
             change, optimiser = self.optimiser.update(slope, state.optimiser, state.weights)
             weights = optax.apply_updates(state.weights, change)
             mean = optax.incremental_update(weights, state.mean, 1 - MEMORY)
             multiplier = jnp.maximum(0.0, state.multiplier + FOLLOW * PENALTY * jnp.clip(over, -MOST, MOST))
-            multiplier = jnp.where(pressure.limit > 0, multiplier, price * taken).astype(state.multiplier.dtype)
-            return FormatState(weights, mean, optimiser, multiplier, state.step + 1), jnp.stack([missed, taken])
+            multiplier = jnp.where(limit > 0, multiplier, price * size).astype(state.multiplier.dtype)
+            return FormatState(weights, mean, optimiser, multiplier, state.step + 1), jnp.stack([loss, size])
+
+        few = max(steps for steps in range(1, LOOK + 1) if chunk % steps == 0)
 
         def run(state: FormatState, ranges: PyTree, data: tuple, pressure: Pressure) -> tuple[FormatState, Array]:
-            state, values = jax.lax.scan(lambda s, _: one(s, ranges, data, pressure), state, length=chunk)
-            return state, jnp.mean(values, axis=0)
+            def stretch(state: FormatState, _: None) -> tuple[FormatState, Array]:
+                logic = jax.value_and_grad(taken)(state.weights, ranges)
+                return jax.lax.scan(lambda s, _: one(s, ranges, data, pressure, logic), state, length=few)
+
+            state, values = jax.lax.scan(stretch, state, length=chunk // few)
+            return state, jnp.mean(values, axis=(0, 1))
 
         def judge(
             state: FormatState, ranges: PyTree, sample: Array, x: Array, y: Array
         ) -> tuple[Formatted, PyTree, Array]:
-            hard, live = (self.final(eqx.combine(part, ranges), sample) for part in (state.mean, state.weights))
+            made = (eqx.combine(self.unravel(part), ranges) for part in (state.mean, state.weights))
+            hard, live = (self.final(network, sample) for network in made)
             return hard, self.parts(live)[1], jnp.stack([*task.judge(hard, x, y), cost(hard)])
 
         self._run, self._judge = jax.jit(run), jax.jit(judge)
 
-    def parts(self, network: Formatted) -> tuple[PyTree, PyTree]:
-        """What moves by gradient, and the rest; the words saturate."""
+    def parts(self, network: Formatted) -> tuple[Float[Array, " n"], PyTree]:
+        """What moves by gradient, in one row, and the rest; the words saturate."""
         trained = soft(network)
-        return eqx.partition(trained, trained_leaves(trained, ranges=self.overflow == "SAT"))
+        moving, ranges = eqx.partition(trained, trained_leaves(trained, ranges=self.overflow == "SAT"))
+        return ravel_pytree(moving)[0], ranges
 
     def final(self, network: Formatted, sample: Float[Array, "event n"]) -> Formatted:
         """The network as hardware has it, with the ranges of a sample where they are not learned."""

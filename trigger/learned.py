@@ -74,8 +74,8 @@ class Quantiser(AbstractStage):
 
     def half(self) -> Float[Array, "*shape"]:
         r"""Half a least significant bit, $2^{-f-1}$; its slope in f is $-\ln 2$ of it."""
-        exact = power_of_two(-whole(self.f) - 1, self.f.dtype)
-        return exact * (1 - LN2 * (self.f - jax.lax.stop_gradient(self.f)))
+        # divisions, which are worked out once and not for every event: see `modes.scale_of`
+        return 0.5 / power_of_two(whole(self.f), self.f.dtype) / (1 + LN2 * (self.f - jax.lax.stop_gradient(self.f)))
 
     def calibrated(self, x: Float[Array, "*event n"], *, margin: int = 0) -> "Quantiser":
         """The same fractional bits, and the fewest integer bits that hold every value of a sample.

@@ -14,6 +14,7 @@ formats are operands, integers k, i and f that broadcast against the values: per
 So i and f may be floating-point numbers under training; they are rounded to the nearest integer on use.
 """
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -23,9 +24,9 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float, Int
 
-from diffhep.trigger.modes import Overflow, Rounding, check_modes, code_range, float_codes, power_of_two
+from diffhep.trigger.modes import Overflow, Rounding, check_modes, code_range, float_codes, power_of_two, scale_of
 
-quantise_p = Primitive("quantise")
+quantise_p, tangent_p = Primitive("quantise"), Primitive("quantise_tangent")
 LN2 = float(np.log(2.0))
 Bits = Int[Array, "..."] | Float[Array, "..."] | np.ndarray | int | float
 
@@ -81,15 +82,17 @@ def whole(bits: Array) -> Array:
 def value(x: Array, k: Array, i: Array, f: Array, *, rounding: Rounding, overflow: Overflow) -> Array:
     """What the primitive computes."""
     k, i, f = (whole(bits) for bits in (k, i, f))
-    return float_codes(x, k, i, f, rounding, overflow)[1] * power_of_two(-f, x.dtype)
+    codes = float_codes(x, k, i, f, rounding, overflow)[1]
+    # a division too, so that a word which is repeated, such as a bias, is rounded once
+    return codes * scale_of(x, -f) if f.size < codes.size else codes / power_of_two(f, x.dtype)
 
 
-def abstract(x: Any, k: Any, i: Any, f: Any, *, rounding: Rounding, overflow: Overflow) -> Any:
-    """The common shape, and the type of x."""
-    return jax.core.ShapedArray(jax.lax.broadcast_shapes(x.shape, k.shape, i.shape, f.shape), x.dtype)
+def abstract(x: Any, *others: Any, **settings: Any) -> Any:
+    """The common shape of the operands, and the type of x."""
+    return jax.core.ShapedArray(jax.lax.broadcast_shapes(x.shape, *(operand.shape for operand in others)), x.dtype)
 
 
-def batched(args: tuple, axes: tuple, *, rounding: Rounding, overflow: Overflow) -> tuple[Array, int]:
+def batched(primitive: Primitive, args: tuple, axes: tuple, **settings: Any) -> tuple[Array, int]:
     """Batch axes to the front; ones between them and the shape of an operand of lower rank."""
     ranks = [jnp.ndim(a) - (axis is not batching.not_mapped) for a, axis in zip(args, axes, strict=True)]
     aligned = []
@@ -99,42 +102,89 @@ def batched(args: tuple, axes: tuple, *, rounding: Rounding, overflow: Overflow)
             continue
         front = jnp.moveaxis(operand, axis, 0)
         aligned.append(front.reshape(front.shape[:1] + (1,) * (max(ranks) - rank) + front.shape[1:]))
-    return quantise_p.bind(*aligned, rounding=rounding, overflow=overflow), 0
+    return primitive.bind(*aligned, **settings), 0
 
 
-def derivative(primals: tuple, tangents: tuple, *, rounding: Rounding, overflow: Overflow) -> tuple[Array, Any]:
-    """The surrogate derivatives of the module."""
-    x, k, i, f = primals
-    out = quantise_p.bind(x, k, i, f, rounding=rounding, overflow=overflow)
+def slopes(
+    x: Array, k: Array, i: Array, f: Array, moving: tuple[int, ...], rounding: Rounding, overflow: Overflow
+) -> list[Array]:
+    """The surrogate derivatives of the module in those operands (0: x, 2: i, 3: f) that are asked for."""
     ki, ii, fi = (jax.lax.stop_gradient(whole(bits)) for bits in (k, i, f))
     rounded, codes, inside = float_codes(jax.lax.stop_gradient(x), ki, ii, fi, rounding, overflow)
-    lsb = power_of_two(-fi, x.dtype)
-    present = ki + ii + fi > 0
+    top, lsb = scale_of(x, ii + fi), scale_of(x, -fi)
+    low, high = code_range(ki.astype(x.dtype), top, overflow)
+    present = top * (1 + ki.astype(x.dtype)) > 1
     through = present if overflow == "WRAP" else inside
-    slopes = [jnp.where(through, 1.0, 0.0), None, jnp.zeros_like(out), jnp.zeros_like(out)]
     # without bits the error is the whole value; wrapping adds multiples of the period, which f does not move
     error = jnp.where(present, rounded * lsb, 0.0) - x
     kept = through | ~present
-    slopes[3] = jnp.where(kept, -LN2 * error, 0.0)
+    found = {0: jnp.where(through, 1.0, 0.0), 2: jnp.zeros_like(error), 3: jnp.where(kept, -LN2 * error, 0.0)}
     if overflow in ("SAT", "SAT_SYM"):
-        top = power_of_two(ii + fi, x.dtype)
-        low, high = code_range(ki.astype(x.dtype), top, overflow)
         ends = jnp.where(rounded > high, 1.0, jnp.where(low < 0, -1.0, 0.0))
         # the upper end is 2**i - 2**-f, the lower one -2**i or, in SAT_SYM, its mirror image
         symmetric = (codes == high) | (codes == -high)
-        slopes[2] = jnp.where(kept, 0.0, ends * LN2 * top * lsb)
-        slopes[3] = jnp.where(kept, slopes[3], jnp.where(symmetric, ends, 0.0) * LN2 * lsb)
-    total = None
-    for slope, tangent in zip(slopes, tangents, strict=True):
-        if slope is None or isinstance(tangent, ad.Zero) or tangent.dtype == jax.dtypes.float0:
-            continue
-        term = slope.astype(x.dtype) * tangent.astype(x.dtype)
-        total = term if total is None else total + term
-    return out, ad.Zero.from_primal_value(out) if total is None else total
+        found[2] = jnp.where(kept, 0.0, ends * LN2 * top * lsb)
+        found[3] = jnp.where(kept, found[3], jnp.where(symmetric, ends, 0.0) * LN2 * lsb)
+    return [found[n].astype(x.dtype) for n in moving]
+
+
+def tangent(
+    x: Array,
+    k: Array,
+    i: Array,
+    f: Array,
+    *tangents: Array,
+    moving: tuple[int, ...],
+    rounding: Rounding,
+    overflow: Overflow,
+) -> Array:
+    """How the words move with the operands that move."""
+    found = slopes(x, k, i, f, moving, rounding, overflow)
+    total = sum(slope * given for slope, given in zip(found, tangents, strict=True))
+    return jnp.broadcast_to(total, abstract(x, k, i, f, *tangents).shape)
+
+
+def derivative(primals: tuple, tangents: tuple, **modes: Any) -> tuple[Array, Any]:
+    """The words, and how they move: one equation of its own, so that a gradient keeps the operands, not the slopes."""
+    out = quantise_p.bind(*primals, **modes)
+    still = lambda n: n == 1 or isinstance(tangents[n], ad.Zero) or tangents[n].dtype == jax.dtypes.float0
+    moving = tuple(n for n in range(len(primals)) if not still(n))
+    if not moving:
+        return out, ad.Zero.from_primal_value(out)
+    given = [tangents[n].astype(out.dtype) for n in moving]
+    return out, tangent_p.bind(*primals, *given, moving=moving, **modes)
+
+
+def transpose(cotangent: Any, *operands: Any, moving: tuple[int, ...], **modes: Any) -> list[Any]:
+    """Cotangents of what moves; the slopes are worked out here, where they are used up at once."""
+    fixed, given = operands[:4], operands[4:]
+    if isinstance(cotangent, ad.Zero):
+        return [None] * 4 + [ad.Zero(operand.aval) for operand in given]
+    found = slopes(*fixed, moving, **modes)
+    return [None] * 4 + [summed(slope * cotangent, one.aval.shape) for slope, one in zip(found, given, strict=True)]
+
+
+def summed(x: Array, shape: tuple[int, ...]) -> Array:
+    """The sum over the axes along which an array of this shape was repeated."""
+    extra = x.ndim - len(shape)
+    axes = tuple(range(extra)) + tuple(n + extra for n, size in enumerate(shape) if size == 1 != x.shape[n + extra])
+    return jnp.sum(x, axis=axes).reshape(shape)
+
+
+def second_derivative(primals: tuple, tangents: tuple, **settings: Any) -> tuple[Array, Array]:
+    """Of the slopes."""
+    return jax.jvp(partial(tangent, **settings), primals, tuple(map(ad.instantiate_zeros, tangents)))
 
 
 quantise_p.def_impl(jax.jit(value, static_argnames=("rounding", "overflow")))
 quantise_p.def_abstract_eval(abstract)
 mlir.register_lowering(quantise_p, mlir.lower_fun(value, multiple_results=False))
-batching.primitive_batchers[quantise_p] = batched
+batching.primitive_batchers[quantise_p] = partial(batched, quantise_p)
 ad.primitive_jvps[quantise_p] = derivative
+
+tangent_p.def_impl(jax.jit(tangent, static_argnames=("moving", "rounding", "overflow")))
+tangent_p.def_abstract_eval(abstract)
+mlir.register_lowering(tangent_p, mlir.lower_fun(tangent, multiple_results=False))
+batching.primitive_batchers[tangent_p] = partial(batched, tangent_p)
+ad.primitive_jvps[tangent_p] = second_derivative
+ad.primitive_transposes[tangent_p] = transpose
