@@ -1,9 +1,9 @@
 """Calibration of the model of lookup tables: random networks through da4ml and yosys, a fit, networks held out.
 
-    python -m diffhep.trigger.calibration --networks 200 --output lut_model.json
+    python -m diffhep.trigger.calibration --networks 500 --held-out 201 --output lut_model.json
 
-makes the constants that `diffhep.trigger.resources` ships, from recorded seeds. Two networks of five are held out. An
-interrupted calibration goes on where it stopped.
+makes the constants that `diffhep.trigger.resources` ships, from recorded seeds: fitted to the first networks, judged on
+those after them. An interrupted calibration goes on where it stopped.
 """
 
 import argparse
@@ -36,10 +36,10 @@ DEPTH, LARGEST = 3, 33  # maps of a network, channels of a map
 START = LutModel(
     widths=jnp.array([0.5, 0.2]),
     powers=jnp.zeros(5),
-    parts=jnp.full(5, 0.4),
+    parts=jnp.array([0.4, 0.4, 0.4, 0.4, 0.4, 0.4, -0.2]),
     levels=jnp.ones(3),
 )
-PRIOR = 0.05  # weight of the start against one network known to 100 %
+PRIOR = 0.02  # weight of the start against one network known to 100 %
 ROBUST = 0.1  # relative error beyond which a network pulls less
 
 
@@ -125,13 +125,15 @@ def fit(table: Features, luts: Float[np.ndarray, " network"], levels: Float[np.n
     start, unravel = ravel_pytree(START)
     fixed = len(START.levels)  # the last ones: a linear problem of their own
     complete = lambda v: unravel(jnp.concatenate([v, jnp.asarray(start[-fixed:])]))
-    # factors are not negative, exponents may be
-    floor = ravel_pytree(eqx.tree_at(lambda m: m.powers, jax.tree.map(jnp.zeros_like, START), jnp.full(5, -jnp.inf)))[0]
+    # factors are not negative but that of what is cut off, exponents may be
+    free = lambda x: jnp.full(x.shape, -jnp.inf)
+    floor = LutModel(jnp.zeros(2), free(START.powers), jnp.zeros(len(START.parts)).at[-1].set(-jnp.inf), START.levels)
+    floor = ravel_pytree(floor)[0]
 
     @jax.jit
     def residual(v: jax.Array) -> jax.Array:
         found = complete(v).luts_of(table).sum(axis=1)
-        return jnp.concatenate([jnp.log(found / luts), PRIOR * (v - start[:-fixed])])
+        return jnp.concatenate([jnp.log(jnp.maximum(found, 1.0) / luts), PRIOR * (v - start[:-fixed])])
 
     jacobian = jax.jit(jax.jacfwd(residual))
     solved = scipy.optimize.least_squares(
@@ -160,17 +162,18 @@ def power_law(x: np.ndarray, counted: np.ndarray, train: np.ndarray) -> np.ndarr
     return np.exp(offset + slope * np.log(x))
 
 
-def calibrate(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def calibrate(records: Sequence[dict[str, Any]], *, fitted: int) -> dict[str, Any]:
     """The fit to the networks of recorded seeds, and its errors on those held out.
 
     Args:
         records: `seed`, `luts`, `cost` and `levels` of each.
+        fitted: seed of the first network that is held out.
     """
     networks = [random_padded(record["seed"])[0] for record in records]
     table = feature_table(networks)
     column = lambda name: np.array([record[name] for record in records], float)
     luts, levels = column("luts"), column("levels")
-    held = np.array([record["seed"] % 5 >= 3 for record in records])
+    held = np.array([record["seed"] >= fitted for record in records])
     model = fit(Features(*(x[~held] for x in table)), luts[~held], levels[~held])
     predicted, depth = np.asarray(model.luts_of(table).sum(axis=1)), np.asarray(model.levels_of(table).sum(axis=1))
     compiled = eqx.filter_jit(ebops)
@@ -178,7 +181,7 @@ def calibrate(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     off = np.abs(np.round(depth) - levels)
     return {
         "model": model.to_dict(),
-        "networks": {"fitted": int((~held).sum()), "held_out": int(held.sum())},
+        "networks": {"fitted": int((~held).sum()), "held_out": int(held.sum()), "first_held_out": fitted},
         "held_out": {
             "luts": errors(predicted[held], luts[held]),
             "luts_by_ebops": errors(power_law(counted, luts, ~held)[held], luts[held]),
@@ -193,14 +196,15 @@ def calibrate(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Synthesise, fit, write; what was synthesised already is kept in FILE.records."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--networks", type=int, default=200, help="random networks, of seeds from 0 on")
+    parser.add_argument("--networks", type=int, default=500, help="random networks to fit to, of seeds from 0 on")
+    parser.add_argument("--held-out", type=int, default=201, help="networks to judge by, of the seeds after them")
     parser.add_argument("--output", type=Path, default=Path(FILE), help="the new file")
     options = parser.parse_args(arguments)
     jax.config.update("jax_enable_x64", True)
     kept = options.output.with_suffix(".records")
     records = [json.loads(line) for line in kept.read_text().splitlines()] if kept.is_file() else []
     done = {record["seed"] for record in records}
-    for seed in range(options.networks):
+    for seed in range(options.networks + options.held_out):
         if seed in done:
             continue
         try:
@@ -215,8 +219,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             file.write(json.dumps(records[-1]) + "\n")
         print(f"{seed}: {found['luts']} LUTs", file=sys.stderr)
     result = {
-        "command": f"python -m diffhep.trigger.calibration --networks {options.networks}",
-        **calibrate(records),
+        "command": f"python -m diffhep.trigger.calibration --networks {options.networks} --held-out {options.held_out}",
+        **calibrate(records, fitted=options.networks),
         "tool": records[0]["tool"],
         "levels_per_stage": LEVELS_PER_STAGE,
         "versions": tool_versions(("diffhep", "da4ml", "jax", "numpy")),

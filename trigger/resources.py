@@ -7,10 +7,11 @@ rounded numbers of bits; their slopes in the numbers of bits are surrogates, str
 bits enclose.
 
 **Lookup tables.** A product with a constant is a sum of shifted words, one for each non-zero digit of the weight in
-canonical signed digits (Reitwiesner 1960), so what a layer takes goes with $S = \sum d_w b_u$ and with
-$A = \sum_n (d_n - 1)\,B_n$, where $d_n$ are the digits and $B_n$ the width of the sum of output n. Adders that outputs
-share make it a power of these, whose constants were fitted to yosys on random networks (`diffhep.trigger.calibration`);
-the ReLU, the bias and words that saturate take logic in proportion to their bits. Only what reaches an output counts.
+canonical signed digits (Reitwiesner 1960), so what a layer takes goes with the bits $\sum d_w b_u$ that are added, but
+one word of each sum, and with $A = \sum_n (d_n - 1)\,B_n$, where $d_n$ are the digits and $B_n$ the width of the sum of
+output n. A word of one bit times a constant is wiring and counts as one digit. Adders that outputs share make it a
+power of these, whose constants were fitted to yosys on random networks (`diffhep.trigger.calibration`); the ReLU,
+constants and words that saturate take logic in proportion to their bits. Only what reaches an output counts.
 """
 
 import importlib.resources
@@ -84,12 +85,14 @@ class Weights(NamedTuple):
         enclosed: bits between its first and its last one.
         last: fractional bits of the last non-zero bit.
         value: on its grid.
+        adds: whether any of its digits is positive.
     """
 
     digits: Float[Array, "m n"]
     enclosed: Float[Array, "m n"]
     last: Float[Array, "m n"]
     value: Float[Array, "m n"]
+    adds: Bool[Array, "m n"]
 
 
 def weights_of(linear: LearnedLinear) -> Weights:
@@ -105,7 +108,24 @@ def weights_of(linear: LearnedLinear) -> Weights:
     present = codes != 0
     enclosed = jnp.where(present, length - zeros + moved, 0.0)
     last = jnp.where(present, rounded_bits(f) - zeros, -99.0)
-    return Weights(digits.astype(value.dtype), enclosed.astype(value.dtype), last.astype(value.dtype), value)
+    # a digit of n is where n and 3n differ, positive where 3n has the bit
+    n = jnp.abs(codes)
+    adds = jnp.where(codes > 0, 3 * n & ~n, n & ~(3 * n)) != 0
+    digits, enclosed, last = (x.astype(value.dtype) for x in (digits, enclosed, last))
+    return Weights(digits, enclosed, last, value, adds)
+
+
+def ones_of(linear: LearnedLinear, finest: Float[Array, " m"], width: Float[Array, " m"]) -> Float[Array, " m"]:
+    """Bits that are set in the constant added to each sum, within its width and above its finest step.
+
+    Half of them on average, which is the slope in the width.
+    """
+    constant = jax.lax.stop_gradient(linear.quantised_bias() + linear.output.half())
+    # what is finer than the sum is wiring; beyond 30 bits there is no sum that a trigger could afford
+    shift = jnp.clip(whole(jax.lax.stop_gradient(finest)), -30, 30)
+    codes = jnp.floor(jnp.clip(constant * power_of_two(shift, constant.dtype), -(2.0**30), 2.0**30)).astype(jnp.int32)
+    there = jnp.left_shift(1, jnp.clip(jnp.ceil(jax.lax.stop_gradient(width)), 0, 30).astype(jnp.int32)) - 1
+    return jax.lax.population_count(codes & there) + 0.5 * (width - jax.lax.stop_gradient(width))
 
 
 class Live(NamedTuple):
@@ -146,14 +166,17 @@ class Features(NamedTuple):
     """What the models look at, summed over what is alive of one map.
 
     Attributes:
-        products: S of the module [bit].
+        products: bits that are added, all but one word of each sum [bit].
         adders: A of the module [bit].
+        bits: that are added, all [bit].
         digits, outputs, inputs: how many.
         relu: bits that a ReLU hands on.
         clipped: bits of words that saturate.
         clipped_sums: bits of the sums before them.
-        bias: bits of the sums that a bias is added to.
         clipped_inputs: bits of inputs that saturate.
+        ones: in the constants that are added.
+        negated: bits of sums in which every digit is negative.
+        dropped: bits that are cut off of sums of several digits.
         depth: log2 of the most digits of an output, and 1.
         saturates: 1 if the words saturate.
         copies: how often the map stands in the logic.
@@ -161,14 +184,17 @@ class Features(NamedTuple):
 
     products: Array
     adders: Array
+    bits: Array
     digits: Array
     outputs: Array
     inputs: Array
     relu: Array
     clipped: Array
     clipped_sums: Array
-    bias: Array
     clipped_inputs: Array
+    ones: Array
+    negated: Array
+    dropped: Array
     depth: Array
     saturates: Array
     copies: Array
@@ -184,7 +210,10 @@ def features(load: Load, live: Live, *, first: bool) -> Features:
     counts = live.outputs[:, None] & live.inputs
     used = (w.value != 0) & counts
     digits = jnp.where(counts, w.digits, 0.0)
-    each = jnp.sum(digits, axis=1)
+    most = jnp.max(jnp.sum(digits, axis=1))
+    several = jnp.clip(b - 1, 0.0, 1.0)
+    digits = several * digits + (1 - several) * jnp.minimum(digits, 1.0)
+    each, added = jnp.sum(digits, axis=1), jnp.sum(digits * b, axis=1)
     count = used.any(axis=1)
     # the largest sum in units of the finest step, and the sign
     reaches = power_of_two(whole(source.i), dtype) * (1 + LN2 * (source.i - jax.lax.stop_gradient(source.i)))
@@ -194,26 +223,30 @@ def features(load: Load, live: Live, *, first: bool) -> Features:
     finest = jnp.max(jnp.where(used, w.last + f, -99.0), axis=1)
     width = jax.nn.relu(jnp.where(count, jnp.log2(jnp.maximum(reach, 1e-9)) + finest + 1, 0.0))
     saturates = linear.output.overflow != "WRAP"
-    dropped = jax.nn.relu(finest - jnp.broadcast_to(rounded_bits(linear.output.f), (m,)))
+    finer = finest - jnp.broadcast_to(rounded_bits(linear.output.f), (m,))
+    varying = words - jax.nn.relu(-finer)
     # a sum within the range is not clipped; the sign is gone after a ReLU
-    clips = jnp.clip(width - linear.relu - dropped - words, 0.0, 1.0)
+    clips = jnp.clip(width - linear.relu - finer - words, 0.0, 1.0)
     if not linear.relu and not saturates:
         # high bits that are wrapped away are not computed
-        width = jnp.where(count, jnp.minimum(width, words + dropped), 0.0)
+        width = jnp.where(count, jnp.clip(words + finer, 0.0, width), 0.0)
     total = lambda x: jnp.sum(jnp.where(count, x, 0.0))
-    handed, nothing = total(words), jnp.zeros((), dtype)
+    nothing = jnp.zeros((), dtype)
     return Features(
-        products=jnp.sum(digits * b),
+        products=total(added * (1 - 1 / jnp.maximum(each, 1.0))),
         adders=total(jax.nn.relu(each - 1) * width),
+        bits=jnp.sum(added),
         digits=jnp.sum(digits),
         outputs=jnp.sum(count).astype(dtype),
         inputs=jnp.sum(used.any(axis=0)).astype(dtype),
-        relu=handed if linear.relu else nothing,
+        relu=total(jax.nn.relu(varying)) if linear.relu else nothing,
         clipped=total(clips * words) if saturates else nothing,
         clipped_sums=total(clips * width) if saturates else nothing,
-        bias=total(width),
         clipped_inputs=jnp.sum(jnp.where(used.any(axis=0), b, 0.0)) if first and source.overflow != "WRAP" else nothing,
-        depth=jnp.log2(1 + jnp.max(jnp.where(count, each, 0.0))),
+        ones=total(ones_of(linear, finest, width)),
+        negated=total(jnp.where(jnp.any(used & w.adds, axis=1), 0.0, width)),
+        dropped=total(jnp.clip(each - 1, 0.0, 1.0) * jax.nn.relu(finer)),
+        depth=jnp.log2(1 + most),
         saturates=jnp.full((), float(saturates), dtype),
         copies=jnp.full((), float(load.copies), dtype),
     )
@@ -232,15 +265,17 @@ class LutModel(eqx.Module):
     """The fitted constants.
 
     Attributes:
-        widths: factors of S and A.
-        powers: exponents: of a S + c A (over 1), of the outputs, the inputs, the digits an output, the bits a digit.
-        parts: lookup tables a bit of: ReLU, word that saturates, its sum, bias, input that saturates.
+        widths: factors of the bits that are added and of A.
+        powers: exponents: of the weighted sum of both (over 1), of the outputs, the inputs, the digits an output, the
+            bits a digit.
+        parts: lookup tables a bit of: ReLU, word that saturates, its sum, input that saturates, constant, negation,
+            what is cut off.
         levels: of adders: for each map, for log2 of its digits, for a word that saturates.
     """
 
     widths: Float[Array, "2"]
     powers: Float[Array, "5"]
-    parts: Float[Array, "5"]
+    parts: Float[Array, "7"]
     levels: Float[Array, "3"]
 
     def luts(self, network: Network) -> Float[Array, ""]:
@@ -263,12 +298,12 @@ class LutModel(eqx.Module):
         """Lookup tables of one map, or of several at once."""
         size = self.widths[0] * x.products + self.widths[1] * x.adders
         some = lambda count: jnp.log(jnp.maximum(count, 1.0))
-        each = x.digits / jnp.maximum(x.outputs, 1.0), x.products / jnp.maximum(x.digits, 1.0)
+        each = x.digits / jnp.maximum(x.outputs, 1.0), x.bits / jnp.maximum(x.digits, 1.0)
         logs = jnp.log1p(size), some(x.outputs), some(x.inputs), some(each[0]), some(each[1])
         shared = sum(power * value for power, value in zip(self.powers, logs, strict=True))
-        parts = (x.relu, x.clipped, x.clipped_sums, x.bias, x.clipped_inputs)
+        parts = (x.relu, x.clipped, x.clipped_sums, x.clipped_inputs, x.ones, x.negated, x.dropped)
         rest = sum(factor * bits for factor, bits in zip(self.parts, parts, strict=True))
-        return x.copies * (size * jnp.exp(shared) + rest)
+        return x.copies * jnp.maximum(size * jnp.exp(shared) + rest, 0.0)
 
     def levels_of(self, x: Features) -> Float[Array, "*map"]:
         """Levels of one map, or of several at once; none if nothing of it is left."""

@@ -1,23 +1,14 @@
-"""Verilog at work: Verilator turns it into a program that runs events through it, yosys counts what it would take.
+"""Verilog at work: Verilator, which comes as a Python package or with the system, makes it a program for events."""
 
-Both are optional programs. Verilator comes as a Python package or with the system, yosys with the system; a missing one
-is named with its package.
-"""
-
-import json
 import os
-import re
 import shutil
 import subprocess
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Int
-
-from diffhep.trigger.depth import UnknownCellError, longest_path
 
 WORD = 32  # bits in a word of the test bench's files
 
@@ -172,48 +163,3 @@ def unpack(
         codes[:, n] -= (codes[:, n] >> max(width - 1, 0) & signed[n]) << width
         start += width
     return codes
-
-
-def synthesise(folder: Path, name: str, yosys: str) -> dict[str, Any]:
-    """What the logic takes on a Xilinx UltraScale+ device, by yosys, without DSP and block memory.
-
-    Returns:
-        `luts` (LUT1 to LUT6 cells; Vivado packs pairs of small ones, so never compare with its tables), `flip_flops`,
-        `carries`, `dsps`, `cells` (of each kind), `tool`, and `longest_ns`, `longest_cells`: the longest path between
-        two registers, or through logic without any, as `diffhep.trigger.depth` estimates it; None where there are cells
-        that it knows nothing of.
-    """
-    # a table may not become block memory, which -nobram forbids, nor may its style ask for anything else
-    script = (
-        "read_verilog -sv -defer {sources}; "
-        f"hierarchy -top {name}; setattr -unset rom_style */m:*; "
-        f"synth_xilinx -family xcup -top {name} -flatten -noiopad -nodsp -nobram -noclkbuf; "
-        "tee -o stat.txt stat; write_json netlist.json"
-    )
-    memory = folder / "src" / "memfiles"
-    sources = sorted(os.path.relpath(path, memory) for path in (folder / "src").rglob("*.v"))
-    run_tool([yosys, "-q", "-p", script.format(sources=" ".join(sources))], memory, "yosys")
-    # name and count stand in this order in yosys 0.23, in the other one in later releases
-    text = (memory / "stat.txt").read_text(encoding="utf-8")
-    cells: dict[str, int] = {}
-    for line in text.splitlines():
-        row = re.fullmatch(r"\s*(?:([A-Z]\w*)\s+(\d+)|(\d+)\s+(?:\S+\s+)?([A-Z]\w*))\s*", line)
-        if row is not None:
-            cells[row[1] or row[4]] = int(row[2] or row[3])
-    total = lambda pattern: sum(count for kind, count in cells.items() if re.fullmatch(pattern, kind))
-    netlist = json.loads((memory / "netlist.json").read_text(encoding="utf-8"))
-    try:
-        longest = longest_path(netlist["modules"][name])
-    except UnknownCellError:
-        longest = None
-    version = run_tool([yosys, "-V"], folder, "yosys").split(" (")[0].strip()
-    return {
-        "luts": total("LUT[1-6]"),
-        "flip_flops": total(r"FD\w+"),
-        "carries": total("CARRY[48]"),
-        "dsps": total(r"DSP\w+"),
-        "longest_ns": longest and longest.ns,
-        "longest_cells": longest and longest.cells,
-        "cells": dict(sorted(cells.items())),
-        "tool": f"{version}, xcup",
-    }

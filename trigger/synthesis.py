@@ -9,14 +9,14 @@ from typing import Any
 from diffhep.trigger.lowering import Words, trace
 from diffhep.trigger.project import DEFAULT_PART
 from diffhep.trigger.rtl import write_rtl
-from diffhep.trigger.simulation import synthesise
 from diffhep.trigger.verify_rtl import INSTALL
+from diffhep.trigger.yosys import synthesise
 
 
 def synthesised(
     function: Callable[..., Any], inputs: Words, *, levels_per_stage: int | None, input_register: bool = True
 ) -> dict[str, Any]:
-    """What a function takes, as `diffhep.trigger.simulation.synthesise`, and da4ml's `cost`, `levels` and `cycles`.
+    """What a function takes, as `diffhep.trigger.yosys.synthesise`, and da4ml's `cost`, `levels` and `cycles`.
 
     Args:
         function: of one event, such as the logits of a frozen network.

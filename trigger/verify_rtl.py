@@ -22,7 +22,8 @@ from diffhep.trigger.placement import find_nextpnr, placed
 from diffhep.trigger.project import compare_card, compare_files, read_card, read_words
 from diffhep.trigger.proof import COMPILER, find_compiler, gxx_version, timed
 from diffhep.trigger.rtl import RTL_SCHEMA, RTL_VERSION, TOOLS, check_rtl_settings, write_rtl
-from diffhep.trigger.simulation import compile_logic, find_verilator, simulate_logic, synthesise
+from diffhep.trigger.simulation import compile_logic, find_verilator, simulate_logic
+from diffhep.trigger.yosys import synthesise
 
 INSTALL = {
     "g++": COMPILER,

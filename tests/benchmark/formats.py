@@ -32,9 +32,9 @@ from diffhep.trigger.labelled import Labelled, five_classes, read_labelled
 from diffhep.trigger.learning import Split, first_network, fit_formats, measured, split_events
 from diffhep.trigger.netlist import Circuit
 from diffhep.trigger.project import DEFAULT_PART
-from diffhep.trigger.simulation import synthesise
 from diffhep.trigger.synthesis import synthesised
 from diffhep.trigger.trained import logits_of
+from diffhep.trigger.yosys import synthesise
 from tests.benchmark.hgq_peer import EVENTS, FRONT, TASK, Task, spaced
 
 jax.config.update("jax_enable_x64", True)
@@ -45,9 +45,9 @@ LUTS = (300.0, 8000.0)  # of ours that are synthesised: what HGQ2's networks wit
 THEIRS = {"first_price": 1e-6, "last_price": 1e-4, "rate": 8e-3, "fall": 1.0}
 
 
-def settings_of(seed: int, steps: int, path: Path | None) -> TriggerTraining:
+def settings_of(seed: int, steps: int, path: Path | None, batch: int = 1024) -> TriggerTraining:
     """Ours: the defaults, without a budget."""
-    given: dict[str, Any] = {"schedule": {"seed": seed, "ramp": steps}}
+    given: dict[str, Any] = {"schedule": {"seed": seed, "ramp": steps, "batch": batch}}
     if path is not None:
         given["data"] = {"file": path}
     return TriggerTraining.model_validate(given)
@@ -154,13 +154,14 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=3, help="how many")
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=4800, help="of the ramp")
+    parser.add_argument("--batch", type=int, default=1024, help="events a step")
     parser.add_argument("--members", type=int, default=10, help="networks of each front that are synthesised")
     parser.add_argument("--rates", type=float, nargs="*", default=[THEIRS["rate"]], help="step sizes of HGQ2")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     records = []
     for seed in range(options.first_seed, options.first_seed + options.seeds):
-        settings = settings_of(seed, options.steps, options.data)
+        settings = settings_of(seed, options.steps, options.data, options.batch)
         given = settings.data
         sample = (
             five_classes(given.events, seed=seed)

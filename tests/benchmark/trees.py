@@ -8,7 +8,6 @@ tables too (`SRL`): they are told apart.
 import argparse
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -23,6 +22,7 @@ import jax.numpy as jnp
 from diffhep.trigger.labelled import read_labelled
 from diffhep.trigger.learning import Split, first_network, split_events
 from diffhep.trigger.simulation import run_tool
+from diffhep.trigger.yosys import TABLES, cells_of, total
 from tests.benchmark import conifer_peer
 from tests.benchmark.conifer_peer import EVENTS, FRONT, TASK, VHDL
 from tests.benchmark.formats import ours, save_events, settings_of
@@ -70,12 +70,9 @@ def counted(folder: Path, classes: int) -> dict[str, int]:
         run_tool([str(program["ghdl"]), "-a", *options, f"{part}.vhd"], folder, "ghdl")
     verilog = run_tool([str(program["ghdl"]), "--synth", *options, "--out=verilog", "BDTTop"], folder, "ghdl")
     (folder / "top.v").write_text(verilog)
-    script = "read_verilog -sv top.v; hierarchy -top BDTTop; synth_xilinx -family xcup -top BDTTop -flatten -noiopad "
-    script += "-nodsp -nobram -noclkbuf; tee -o stat.txt stat"
-    run_tool([str(program["yosys"]), "-q", "-p", script], folder, "yosys")
-    text = (folder / "stat.txt").read_text()
-    total = lambda kind: sum(int(count) for count in re.findall(rf"^\s*{kind}\s+(\d+)\s*$", text, re.MULTILINE))
-    return {"luts": total("LUT[1-6]"), "shift_registers": total("SRL[0-9A-Z]+"), "flip_flops": total("FD[A-Z]+")}
+    cells = cells_of(folder, "read_verilog -sv top.v; hierarchy -top BDTTop", "BDTTop", str(program["yosys"]))
+    kinds = {"luts": TABLES, "shift_registers": "SRL[0-9A-Z]+", "flip_flops": "FD[A-Z]+"}
+    return {name: total(cells, kind) for name, kind in kinds.items()}
 
 
 def main() -> int:

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from diffhep.trigger import DenseClassifier, FixedPoint, Words, export, export_rtl, quantise_kif, quantised, verify
-from diffhep.trigger.simulation import pack, synthesise, unpack
+from diffhep.trigger.simulation import pack, unpack
 from diffhep.trigger.verify_rtl import verify_rtl
+from diffhep.trigger.yosys import synthesise
 from tests.trigger.programs import program
 
 pytestmark = pytest.mark.needs("da4ml")
