@@ -56,6 +56,11 @@ def test_transformations_compose():
     # of a staircase with straight-through slopes, only the outer square and its like are left: 6 q (dq/dx)^2
     second = jax.grad(jax.grad(lambda v: quantise_kif(v, 1, 2, 3) ** 3))(1.03)
     assert float(second) == 6 * float(quantise_kif(1.03, 1, 2, 3))
+    # and in the numbers of bits, forwards over backwards, backwards over backwards, and mapped
+    bits = [jax.jacfwd(jax.grad(loss, argnums=1), argnums=1), jax.jacrev(jax.grad(loss, argnums=1), argnums=1)]
+    one, other = (jax.vmap(jax.jit(hessian), in_axes=(0, None))(x, f) for hessian in bits)
+    np.testing.assert_allclose(one, other, rtol=1e-13)
+    assert float(jnp.abs(one).max()) > 1
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
