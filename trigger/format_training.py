@@ -237,7 +237,7 @@ class FormatTraining:
         ) -> tuple[Formatted, PyTree, Array]:
             made = (eqx.combine(self.unravel(part), ranges) for part in (state.mean, state.weights))
             hard, live = (self.final(network, sample) for network in made)
-            return hard, self.parts(live)[1], jnp.stack([*task.judge(hard, x, y), cost(hard)])
+            return hard, self.parts(live)[1], jnp.stack([*task.judge(hard, x, y), cost(hard), cost(live)])
 
         self._run, self._judge = jax.jit(run), jax.jit(judge)
 
@@ -263,8 +263,11 @@ class FormatTraining:
 
     def judge(
         self, state: FormatState, ranges: PyTree, sample: Array, held_out: tuple[Array, Array]
-    ) -> tuple[Any, PyTree, Float[np.ndarray, "3"]]:
-        """The network as hardware has it, the ranges to go on with, and its figure of merit, loss [nat] and cost."""
+    ) -> tuple[Any, PyTree, Float[np.ndarray, "4"]]:
+        """The network as hardware has it, and the ranges to go on with.
+
+        Also its figure of merit, loss [nat] and cost, and what it would cost without the running mean.
+        """
         hard, ranges, values = self._judge(state, ranges, sample, *held_out)
         return hard, ranges, np.asarray(values)
 

@@ -32,6 +32,7 @@ from diffhep.trigger.resources import ebops, lut_model
 SLOTS = 96  # sizes between the smallest and the largest, for each of which the best network is kept
 SPAN = 200.0  # ratio of the largest to the smallest
 CALIBRATION = 20_000  # events on which ranges are found during training; all of them at the end
+LEAST_SHARE = 0.8  # of a budget that training aims at: a network that has collapsed must not move it away
 CHECKPOINT = "checkpoints/formats.eqx"
 
 
@@ -240,16 +241,21 @@ def visit_front(
         "budget": Pressure(ramp_end, steps, limit=limit),
     }
     state, ranges = training.first, training.ranges
-    hard, _, first = training.judge(state, ranges, calibration, data.choose)
-    largest, kept = np.array(float(first[2])), Kept.empty(hard)
+    hard, _, found = training.judge(state, ranges, calibration, data.choose)
+    largest, kept = np.array(float(found[2])), Kept.empty(hard)
     if run is not None and run.has(CHECKPOINT):
         state, ranges, kept = run.load_tree(CHECKPOINT, (state, ranges, kept))
+        hard, _, found = training.judge(state, ranges, calibration, data.choose)
     done = int(state.step)
     for name, pressure in phases.items():
         while pressure.begin <= done < pressure.end:
+            # the running mean is what is kept, and as a rule it takes some per cent more than what moves
+            share = float(found[3] / max(found[2], 1e-9))
             if name == "budget" and done == pressure.begin:
                 state, ranges = nearest(training, kept, hard, state, limit)
-            state, means = training.advance(state, ranges, data.train, pressure)
+                share = 1.0  # both are the same here
+            within = pressure._replace(limit=pressure.limit * min(1.0, max(share, LEAST_SHARE)))
+            state, means = training.advance(state, ranges, data.train, within)
             hard, ranges, found = training.judge(state, ranges, calibration, data.choose)
             done, taken = int(state.step), float(found[2])
             kept.offer(

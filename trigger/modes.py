@@ -61,7 +61,7 @@ def power_of_two(
 
 
 def scale_of(x: Array, exponent: Array) -> Array:
-    """2**exponent to scale x by, exact, by a division where it is repeated along x.
+    """2**exponent to scale x by, exact, by a division where it is repeated along x; of -exponent a normal number too.
 
     XLA works a division out once, and what is cheaper again for every element that it is repeated along: a dozen
     operations on exponents beside the few on x.

@@ -245,7 +245,7 @@ def features(load: Load, live: Live, *, first: bool) -> Features:
         clipped_inputs=jnp.sum(jnp.where(used.any(axis=0), b, 0.0)) if first and source.overflow != "WRAP" else nothing,
         ones=total(ones_of(linear, finest, width)),
         negated=total(jnp.where(jnp.any(used & w.adds, axis=1), 0.0, width)),
-        dropped=total(jnp.clip(each - 1, 0.0, 1.0) * jax.nn.relu(finer)),
+        dropped=total(jnp.clip(each - 1, 0.0, 1.0) * jnp.clip(finer, 0.0, width)),
         depth=jnp.log2(1 + most),
         saturates=jnp.full((), float(saturates), dtype),
         copies=jnp.full((), float(load.copies), dtype),
@@ -279,7 +279,7 @@ class LutModel(eqx.Module):
     levels: Float[Array, "3"]
 
     def luts(self, network: Network) -> Float[Array, ""]:
-        """Lookup tables (LUT1 to LUT6 of a Xilinx UltraScale+) that a network takes, by yosys, without DSP.
+        """Lookup tables (LUT1 to LUT6 and inverters of a Xilinx UltraScale+) that a network takes, by yosys, no DSP.
 
         Args:
             network: a classifier, or the maps of one, in order.
