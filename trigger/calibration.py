@@ -40,6 +40,7 @@ START = LutModel(
     levels=jnp.ones(3),
 )
 PRIOR = 0.02  # weight of the start against one network known to 100 %
+LARGE = 1000  # lookup tables of a network that counts as large
 ROBUST = 0.1  # relative error beyond which a network pulls less
 
 
@@ -179,11 +180,13 @@ def calibrate(records: Sequence[dict[str, Any]], *, fitted: int) -> dict[str, An
     compiled = eqx.filter_jit(ebops)
     counted = np.array([float(compiled(network)) for network in networks])
     off = np.abs(np.round(depth) - levels)
+    large = held & (luts >= LARGE)
     return {
         "model": model.to_dict(),
         "networks": {"fitted": int((~held).sum()), "held_out": int(held.sum()), "first_held_out": fitted},
         "held_out": {
             "luts": errors(predicted[held], luts[held]),
+            f"luts_from_{LARGE}": errors(predicted[large], luts[large]),
             "luts_by_ebops": errors(power_law(counted, luts, ~held)[held], luts[held]),
             "luts_by_da4ml_cost": errors(power_law(column("cost"), luts, ~held)[held], luts[held]),
             "levels_within_1": float((off[held] <= 1).mean()),

@@ -174,6 +174,17 @@ def test_a_word_of_one_bit_times_a_constant_is_wiring():
     assert float(found(2.0, [[1.0, 1.0]]).products) == 2.0
 
 
+def test_a_word_that_is_cut_off_whole_does_not_pay_for_another_one():
+    def cost(f):
+        output = Quantiser(jnp.array([9.0 - f, 8.0]), jnp.array([f - 8.0, 0.0]), k=1)
+        weight = jnp.array([[3.0, 5.0], [7.0, 5.0]])
+        layer = LearnedLinear(weight, jnp.zeros(2), jnp.zeros((2, 2)), jnp.zeros(2), output, relu=False)
+        return float(lut_model().luts([Load(Quantiser(jnp.full(2, 3.0), jnp.zeros(2), k=0), layer)]))
+
+    # sums of six bits: beyond them there is nothing left to cut off
+    assert cost(0) == cost(-20) == cost(-50) > 0
+
+
 @pytest.mark.long
 @pytest.mark.needs("da4ml", "yosys")
 def test_yosys_counts_what_was_recorded():
