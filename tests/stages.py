@@ -358,7 +358,9 @@ STAGES: dict[str, Callable[[], Case]] = {
     "DiphotonMenu": lambda: on_stage(menu(), measured()),
     "trigger_features": lambda: Case(lambda t, x: trigger_features(x), (), measured()),
     "rate": lambda: Case(lambda t, x: rate(t(x)), menu(), measured()),
-    "LutModel.luts_of": lambda: Case(lambda t, x: t.luts_of(x), lut_model(), Features(*spread(13, 2, 40))),
+    "LutModel.luts_of": lambda: Case(
+        lambda t, x: t.luts_of(x), lut_model(), Features(*spread(len(Features._fields), 2, 40))
+    ),
     "Chain": chain,
     "counts": soft_counts,
     "UnbinnedModel.nll": unbinned,
