@@ -67,6 +67,7 @@ from diffhep.trigger.autoencoder import Autoencoder, encoder_luts
 from diffhep.trigger.classifier import DenseClassifier
 from diffhep.trigger.fixed_point import FixedPoint
 from diffhep.trigger.learned_classifier import LearnedClassifier
+from diffhep.trigger.learned_tables import TableClassifier
 from diffhep.trigger.menu import DiphotonMenu, trigger_features
 from diffhep.trigger.rate import rate
 from diffhep.trigger.resources import Features, ebops, lut_model
@@ -106,6 +107,12 @@ def learned_formats() -> LearnedClassifier:
     floating = DenseClassifier.init((3, 4, 2), key=jr.key(3))
     made = LearnedClassifier.of(floating, input_format=FixedPoint(1, 3, 6), weight_f=3.2, activation_f=2.7)
     return made.calibrated(made.words(spread(60, -3, 3).reshape(20, 3)))
+
+
+def learned_tables() -> TableClassifier:
+    """A small network of tables whose bit widths are trained."""
+    words = spread(60, -3, 3).reshape(20, 3)
+    return TableClassifier.init(words, (4, 2), exponents=(0, 0, 0), input_format=FixedPoint(1, 3, 6), key=jr.key(3))
 
 
 def autoencoder() -> Autoencoder:
@@ -427,6 +434,8 @@ STEPPED: dict[str, Callable[[], Case]] = {
     "StraightThrough": lambda: on_function(lambda s, w: StraightThrough(w)(s), SCORES, 0.7),
     "Score": lambda: on_function(lambda s, w: Score(w)(s, key=jr.key(5)), SCORES, 0.7),
     "LearnedClassifier": lambda: on_stage(learned_formats(), spread(12, -3, 3).reshape(4, 3)),
+    "TableClassifier": lambda: on_stage(learned_tables(), spread(12, -3, 3).reshape(4, 3)),
+    "LearnedTables": lambda: on_stage(learned_tables().layers[0], spread(12, -3, 3).reshape(4, 3)),
     "AnomalyTrigger": lambda: on_stage(AnomalyTrigger(learned_formats(), 1.0), spread(12, -3, 3).reshape(4, 3)),
     "Autoencoder": lambda: on_stage(autoencoder(), spread(12, -3, 3).reshape(4, 3)),
     "Autoencoder.loss": lambda: Case(
@@ -434,6 +443,7 @@ STEPPED: dict[str, Callable[[], Case]] = {
     ),
     "encoder_luts": lambda: Case(lambda t, x: encoder_luts(t, lut_model()), autoencoder(), ()),
     "LutModel.luts": lambda: Case(lambda t, x: lut_model().luts(t), learned_formats(), ()),
+    "LutModel.luts, tables": lambda: Case(lambda t, x: lut_model().luts(t), learned_tables(), ()),
     "ebops": lambda: Case(lambda t, x: ebops(t), learned_formats(), ()),
     "DiphotonMenu, hard": lambda: on_stage(menu(energy_gate=Hard(), score_gate=Hard()), measured()),
 }

@@ -15,6 +15,8 @@ from diffhep.trigger.labelled import read_labelled as read_labelled
 from diffhep.trigger.learned import LearnedLinear as LearnedLinear
 from diffhep.trigger.learned import Quantiser as Quantiser
 from diffhep.trigger.learned_classifier import LearnedClassifier as LearnedClassifier
+from diffhep.trigger.learned_tables import LearnedTables as LearnedTables
+from diffhep.trigger.learned_tables import TableClassifier as TableClassifier
 from diffhep.trigger.learning import fit_formats as fit_formats
 from diffhep.trigger.level1 import Level1Events as Level1Events
 from diffhep.trigger.level1 import read_level1 as read_level1

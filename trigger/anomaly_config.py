@@ -77,6 +77,9 @@ class AnomalyTraining(Settings):
 
     @model_validator(mode="after")
     def _budget(self) -> Self:
+        if self.network.kind != "dense":
+            msg = f"network.kind must be 'dense' here, got {self.network.kind!r}"
+            raise ValueError(msg)
         if self.network.overflow == "WRAP":
             msg = "network.overflow must be 'CLIP' or 'SAT' here: words that wrap would hide what is far out"
             raise ValueError(msg)

@@ -88,7 +88,7 @@ def first_autoencoder(settings: AnomalyTraining, background: Level1Events) -> Au
         mean,
         # rare objects would get weights, and words, of twenty bits
         np.maximum(spread, LEAST_SPREAD),
-        hidden=given.hidden,
+        hidden=given.widths,
         latent=settings.autoencoder.latent,
         decoder=settings.autoencoder.decoder,
         beta=settings.autoencoder.beta,

@@ -1,13 +1,14 @@
-"""What each primitive that moves, adds up or orders the elements of arrays becomes in logic."""
+"""What each primitive that moves, looks up, adds up or orders the elements of arrays becomes in logic."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.extend.core import JaxprEqn
 
-from diffhep.trigger import netlist
+from diffhep.trigger import netlist, tables
 from diffhep.trigger.netlist import Cell, RefusedError
 
 MAX_BASIS = 1 << 24  # entries of the matrix of a linear primitive
@@ -47,6 +48,57 @@ def wiring(eqn: JaxprEqn, *operands: np.ndarray) -> list[np.ndarray]:
         msg = "an index lies outside the array"
         raise RefusedError(msg)
     return [cells[array] for array in positions]
+
+
+def taken(eqn: JaxprEqn, array: np.ndarray, *starts: np.ndarray) -> np.ndarray | list[np.ndarray]:
+    """`gather` and `dynamic_slice`: wiring at constant indices, tables of a constant array at wires."""
+    if all(start.dtype != object for start in starts):
+        return wiring(eqn, array, *starts)
+    if array.dtype == object:
+        msg = "the indices of an array of wires must be constants"
+        raise RefusedError(msg)
+    return lookup(eqn, array, *starts)
+
+
+def lookup(eqn: JaxprEqn, array: np.ndarray, *starts: np.ndarray) -> np.ndarray:
+    """Elements of a constant array at indices that are wires: one table for each, filled by the primitive itself."""
+    aval, gather = eqn.outvars[0].aval, eqn.primitive.name == "gather"
+    # a slice has one row of indices
+    indices = starts[0] if gather else np.stack(starts)
+    offsets = tuple(eqn.params["dimension_numbers"].offset_dims if gather else range(len(aval.shape)))
+    wires = [only_wire(row) for row in indices.reshape(-1, indices.shape[-1])]
+    values = {wire: tables.every_value(wire, "it") for wire in wires if wire is not None}
+    # in step t every wire has its t-th value, or its last one: one row of steps for all of them
+    steps = np.arange(max(map(len, values.values())))
+    numbers = np.empty((len(steps), *indices.shape), eqn.invars[1].aval.dtype)
+    for place, cell in np.ndenumerate(indices):
+        numbers[:, *place] = values[cell][np.minimum(steps, len(values[cell]) - 1)] if cell in values else cell
+    bind = lambda now: eqn.primitive.bind(jnp.asarray(array), *((now,) if gather else now), **eqn.params)
+    results = np.asarray(lax.map(bind, jnp.asarray(numbers)), np.float64)
+    rows = np.expand_dims(np.arange(len(wires)).reshape(indices.shape[:-1]), offsets)
+    out = np.empty(aval.shape, object)
+    done: dict[tuple, Cell] = {}
+    for place, row in np.ndenumerate(np.broadcast_to(rows, aval.shape)):
+        wire, column = wires[row], results[:, *place]
+        if wire is None:
+            out[place] = float(column[0])
+            continue
+        column = column[: len(values[wire])]
+        key = wire, column.tobytes()
+        if key not in done:
+            tables.check_finite(column, values[wire], "it")
+            done[key] = netlist.table(wire, column)
+        out[place] = done[key]
+    return out
+
+
+def only_wire(row: Sequence[Cell]) -> Cell | None:
+    """The wire among the indices of one element, if there is one."""
+    wires = {cell for cell in row if netlist.is_wire(cell)}
+    if len(wires) > 1:
+        msg = f"{len(wires)} indices of one element are wires, at most one may be: compute one index from them"
+        raise RefusedError(msg)
+    return wires.pop() if wires else None
 
 
 def check_sum(terms: Sequence[Cell], dtype: Any) -> None:
@@ -284,6 +336,8 @@ def top_k(eqn: JaxprEqn, operand: np.ndarray) -> list[np.ndarray]:
 
 ARRAYS: dict[str, Callable[..., np.ndarray | list[np.ndarray]]] = {
     **dict.fromkeys(MOVED, wiring),
+    "gather": taken,
+    "dynamic_slice": taken,
     "dot_general": dot_general,
     "conv_general_dilated": convolution,
     **{f"reduce_{kind}": reduction for kind in ("sum", "max", "min", "prod", "and", "or", "xor")},

@@ -173,8 +173,7 @@ def calibrate(records: Sequence[dict[str, Any]], *, fitted: int) -> dict[str, An
     networks = [random_padded(record["seed"])[0] for record in records]
     table = feature_table(networks)
     column = lambda name: np.array([record[name] for record in records], float)
-    luts, levels = column("luts"), column("levels")
-    held = np.array([record["seed"] >= fitted for record in records])
+    luts, levels, held = held_out_columns(records, fitted)
     model = fit(Features(*(x[~held] for x in table)), luts[~held], levels[~held])
     predicted, depth = np.asarray(model.luts_of(table).sum(axis=1)), np.asarray(model.levels_of(table).sum(axis=1))
     compiled = eqx.filter_jit(ebops)
@@ -196,22 +195,16 @@ def calibrate(records: Sequence[dict[str, Any]], *, fitted: int) -> dict[str, An
     }
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Synthesise, fit, write; what was synthesised already is kept in FILE.records."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--networks", type=int, default=500, help="random networks to fit to, of seeds from 0 on")
-    parser.add_argument("--held-out", type=int, default=201, help="networks to judge by, of the seeds after them")
-    parser.add_argument("--output", type=Path, default=Path(FILE), help="the new file")
-    options = parser.parse_args(arguments)
-    jax.config.update("jax_enable_x64", True)
-    kept = options.output.with_suffix(".records")
+def records_of(output: Path, seeds: Sequence[int], random_network: Callable[[int], Any]) -> list[dict[str, Any]]:
+    """What yosys counts for the networks of some seeds, kept beside the output from network to network."""
+    kept = output.with_suffix(".records")
     records = [json.loads(line) for line in kept.read_text().splitlines()] if kept.is_file() else []
     done = {record["seed"] for record in records}
-    for seed in range(options.networks + options.held_out):
+    for seed in seeds:
         if seed in done:
             continue
         try:
-            logits = logits_of(random_classifier(seed))
+            logits = logits_of(random_network(seed))
             found = synthesised(logits.function, logits.words, levels_per_stage=LEVELS_PER_STAGE)
         except ValueError as error:
             # nothing of it is left: there is no logic to count
@@ -221,9 +214,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with kept.open("a", encoding="utf-8") as file:
             file.write(json.dumps(records[-1]) + "\n")
         print(f"{seed}: {found['luts']} LUTs", file=sys.stderr)
+    return records
+
+
+def held_out_columns(records: Sequence[dict[str, Any]], fitted: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Counted lookup tables and levels of each network, and whether it is held out."""
+    column = lambda name: np.array([record[name] for record in records], float)
+    return column("luts"), column("levels"), column("seed") >= fitted
+
+
+def write_record(output: Path, found: dict[str, Any], records: Sequence[dict[str, Any]]) -> None:
+    """Write a calibration: what was found, with which tools, and what was counted; shows what the held-out ones say."""
     result = {
-        "command": f"python -m diffhep.trigger.calibration --networks {options.networks} --held-out {options.held_out}",
-        **calibrate(records, fitted=options.networks),
+        **found,
         "tool": records[0]["tool"],
         "levels_per_stage": LEVELS_PER_STAGE,
         "versions": tool_versions(("diffhep", "da4ml", "jax", "numpy")),
@@ -232,8 +235,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     text = json.dumps(result, indent=1)
     # one network a line
     text = re.sub(r"\{\s+\"seed\"[^}]*\}", lambda found: " ".join(found[0].split()), text)
-    options.output.write_text(text + "\n", encoding="utf-8")
+    output.write_text(text + "\n", encoding="utf-8")
     print(json.dumps(result["held_out"], indent=1))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Synthesise, fit, write; what was synthesised already is kept in FILE.records."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--networks", type=int, default=500, help="random networks to fit to, of seeds from 0 on")
+    parser.add_argument("--held-out", type=int, default=201, help="networks to judge by, of the seeds after them")
+    parser.add_argument("--output", type=Path, default=Path(FILE), help="the new file")
+    options = parser.parse_args(arguments)
+    jax.config.update("jax_enable_x64", True)
+    records = records_of(options.output, range(options.networks + options.held_out), random_classifier)
+    command = f"python -m diffhep.trigger.calibration --networks {options.networks} --held-out {options.held_out}"
+    write_record(options.output, {"command": command, **calibrate(records, fitted=options.networks)}, records)
 
 
 if __name__ == "__main__":

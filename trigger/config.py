@@ -22,7 +22,13 @@ class DataSettings(Settings):
 class NetworkSettings(Settings):
     """The network and the formats it starts with."""
 
-    hidden: tuple[int, ...] = Field(default=(64, 32, 32), description="widths of the hidden layers [count]")
+    kind: Literal["dense", "tables"] = Field(
+        default="dense", description="a multilayer perceptron, or a function in a lookup table for every connection"
+    )
+    hidden: tuple[int, ...] | None = Field(
+        default=None,
+        description="widths of the hidden layers; if none is given 64, 32 and 32, of tables 8 [count]",
+    )
     granularity: Literal["weight", "channel", "layer"] = Field(
         default="weight", description="what has a number of bits of its own"
     )
@@ -38,10 +44,25 @@ class NetworkSettings(Settings):
 
     @model_validator(mode="after")
     def _sizes(self) -> Self:
-        if not self.hidden or min(self.hidden) < 1:
+        if self.hidden is not None and (not self.hidden or min(self.hidden) < 1):
             msg = f"hidden ({self.hidden}) must name at least one positive width"
             raise ValueError(msg)
+        if self.kind == "tables":
+            for name in ("granularity", "overflow", "margin"):
+                if name in self.model_fields_set and getattr(self, name) != NetworkSettings.model_fields[name].default:
+                    msg = f"{name} is of dense networks: tables have a format each, and their words saturate"
+                    raise ValueError(msg)
         return self
+
+    @property
+    def ranges(self) -> Literal["WRAP", "CLIP", "SAT"]:
+        """What becomes of words beyond the ends: those of tables saturate at learned ones."""
+        return self.overflow if self.kind == "dense" else "SAT"
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Of the hidden layers."""
+        return self.hidden or ((64, 32, 32) if self.kind == "dense" else (8,))
 
 
 class FormatSchedule(Settings):
@@ -99,6 +120,9 @@ class TriggerTraining(Settings):
 
     @model_validator(mode="after")
     def _budget(self) -> Self:
+        if self.network.kind == "tables" and self.schedule.cost != "luts":
+            msg = f"tables are counted in LUTs: schedule.cost must be 'luts', got {self.schedule.cost!r}"
+            raise ValueError(msg)
         if self.firmware.budget is not None and self.schedule.cost != "luts":
             msg = f"a budget is in LUTs: schedule.cost must be 'luts', got {self.schedule.cost!r}"
             raise ValueError(msg)

@@ -14,7 +14,7 @@ rises, because the fewer digits are left, the more each of them matters.
 Batches are functions of the step and the state is all there is: a killed training goes on to the same numbers.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, Protocol, Self
 
 import equinox as eqx
@@ -27,6 +27,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from diffhep.trigger.learned import LearnedLinear, Quantiser
+from diffhep.trigger.learned_tables import LearnedTables
 
 Cost = Callable[[Any], Float[Array, ""]]
 """What a network would take, differentiable in its numbers of bits."""
@@ -127,24 +128,23 @@ CLASSIFICATION = Task(lambda network, x, y, key: classification_loss(network.log
 
 
 def trained_leaves(network: Formatted, *, ranges: bool) -> PyTree:
-    """Which leaves move by gradient: all, or all but the integer bits, which then follow calibration."""
+    """Which leaves move by gradient: all but knots, and the integer bits where they follow calibration."""
     mask = jax.tree.map(eqx.is_inexact_array, network)
-    is_quantiser = lambda node: isinstance(node, Quantiser)
-    return jax.tree.map(
-        lambda node: eqx.tree_at(lambda q: q.i, node, ranges) if is_quantiser(node) else node,
-        mask,
-        is_leaf=is_quantiser,
-    )
+    mask = replaced(mask, Quantiser, lambda q: (q.i,), ranges)
+    return replaced(mask, LearnedTables, lambda layer: (layer.low, layer.spacing), False)
 
 
 def step_shares(network: Formatted) -> PyTree:
     """Step size of every leaf over that of the weights."""
-    is_linear = lambda node: isinstance(node, LearnedLinear)
-    return jax.tree.map(
-        lambda node: eqx.tree_at(lambda m: (m.weight_f, m.bias_f), node, (BITS, BITS)) if is_linear(node) else node,
-        jax.tree.map(lambda leaf: 1.0, network),
-        is_leaf=is_linear,
-    )
+    shares = jax.tree.map(lambda leaf: 1.0, network)
+    shares = replaced(shares, LearnedLinear, lambda m: (m.weight_f, m.bias_f), BITS)
+    return replaced(shares, LearnedTables, lambda layer: (layer.f,), BITS)
+
+
+def replaced(tree: PyTree, kind: type, where: Callable[[Any], Sequence[Any]], value: Any) -> PyTree:
+    """A tree with one value in place of some leaves of all its nodes of a kind."""
+    change = lambda node: eqx.tree_at(where, node, [value] * len(where(node))) if isinstance(node, kind) else node
+    return jax.tree.map(change, tree, is_leaf=lambda node: isinstance(node, kind))
 
 
 class FormatTraining:

@@ -79,6 +79,11 @@ class LearnedClassifier(AbstractStage):
         """Number of features."""
         return self.layers[0].weight.shape[1]
 
+    @property
+    def weights(self) -> int:
+        """Number of weights that are not 0."""
+        return int(sum(np.count_nonzero(np.asarray(layer.quantised_weight())) for layer in self.layers))
+
     def words(self, x: Float[Array, "*event n"] | np.ndarray) -> Float[Array, "*event n"]:
         """Features as the words that arrive, in the units of the input format."""
         return quantise(scale(jnp.asarray(x), self.exponents), self.input_format)

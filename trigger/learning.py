@@ -27,6 +27,7 @@ from diffhep.trigger.format_training import (
 )
 from diffhep.trigger.labelled import Labelled
 from diffhep.trigger.learned_classifier import LearnedClassifier
+from diffhep.trigger.learned_tables import TableClassifier
 from diffhep.trigger.resources import ebops, lut_model
 
 SLOTS = 96  # sizes between the smallest and the largest, for each of which the best network is kept
@@ -131,15 +132,15 @@ def split_events(words: Array, targets: Array, *, held_out: float, seed: int) ->
     return Split(pair(train), pair(choose), pair(judge), {"train": train, "choose": choose, "judge": judge})
 
 
-def first_network(settings: TriggerTraining, sample: Labelled) -> LearnedClassifier:
-    """A network with random weights for the features of a sample, in the formats to begin with.
+def first_network(settings: TriggerTraining, sample: Labelled) -> LearnedClassifier | TableClassifier:
+    """A network with random weights or tables for the features of a sample, in the formats to begin with.
 
     Raises:
         ValueError: the input format is not understood, or most values of a feature lie outside of it.
     """
     given, key = settings.network, jr.key(settings.schedule.seed)
     outputs = 1 if sample.classes == 2 else sample.classes
-    floating = DenseClassifier.init((sample.features.shape[1], *given.hidden, outputs), key=key)
+    floating = DenseClassifier.init((sample.features.shape[1], *given.widths, outputs), key=key)
     floating = floating.standardised_to(sample.features)
     network = LearnedClassifier.of(
         floating,
@@ -155,7 +156,17 @@ def first_network(settings: TriggerTraining, sample: Labelled) -> LearnedClassif
         msg = f"{sample.source}: {outside[j]:.0%} of {sample.names[j]} lie outside {network.input_format} times "
         msg += f"2^{network.exponents[j]}; give input_format more integer bits"
         raise ValueError(msg)
-    return network
+    if given.kind == "dense":
+        return network
+    return TableClassifier.init(
+        network.words(sample.features),
+        (*given.widths, outputs),
+        exponents=network.exponents,
+        input_format=network.input_format,
+        result_f=given.weight_bits,
+        word_f=given.activation_bits,
+        key=key,
+    )
 
 
 def single(network: Formatted) -> Formatted:
@@ -231,7 +242,7 @@ def visit_front(
         batch=schedule.batch,
         rate=schedule.rate,
         phases=(schedule.warm_up, ramp_end := schedule.warm_up + schedule.ramp, steps),
-        overflow=given.overflow,
+        overflow=given.ranges,
         margin=given.margin,
         key=jr.key(schedule.seed + 1),
     )
@@ -300,7 +311,7 @@ def judged(judge: Callable, network: Any, words: Array, targets: Array) -> tuple
     return judge(network, words.astype(jnp.float64), targets)
 
 
-def measured(network: LearnedClassifier, words: Array, labels: Array) -> dict[str, float]:
+def measured(network: LearnedClassifier | TableClassifier, words: Array, labels: Array) -> dict[str, float]:
     """Accuracy and loss [nat] of a classifier on events."""
     right, loss = judged(classify, network, words, labels)
     return {"accuracy": float(right), "loss": float(loss)}

@@ -23,6 +23,7 @@ from diffhep.trigger.pipeline import cut
 
 PACKAGE = "da4ml==0.6.0"
 MAX_TABLE = 1 << 16  # entries of a lookup table
+MAX_EXPONENT = 100  # of two, in a table: away from the ends of single precision
 MAX_CONSTANT = 31  # bits before and behind the binary point of a constant: what the optimiser holds
 
 Wire = Any  # a da4ml.trace.FixedVariable: the package may be missing, so its type has no name here
@@ -212,15 +213,15 @@ def key(bit: Wire) -> Wire:
 
 
 def tree(operation: Callable[[Cell, Cell], Cell], cells: Iterable[Cell]) -> Cell:
-    """A commutative operation over many cells, the earliest two first: the least depth."""
+    """A commutative operation over many cells, the earliest two first: the least depth; of these the narrowest."""
     order = itertools.count()
-    heap = [(latency(cell), next(order), cell) for cell in cells]
+    entry = lambda cell: (latency(cell), width(cell) if is_wire(cell) else 0, next(order), cell)
+    heap = [entry(cell) for cell in cells]
     heapq.heapify(heap)
     while len(heap) > 1:
-        first, second = heapq.heappop(heap)[2], heapq.heappop(heap)[2]
-        result = operation(first, second)
-        heapq.heappush(heap, (latency(result), next(order), result))
-    return heap[0][2]
+        first, second = heapq.heappop(heap)[-1], heapq.heappop(heap)[-1]
+        heapq.heappush(heap, entry(operation(first, second)))
+    return heap[0][-1]
 
 
 def latency(cell: Cell) -> float:
@@ -255,7 +256,22 @@ def table(cell: Wire, values: Float[np.ndarray, " n"]) -> Cell:
     """The value that belongs to each value of the wire, from the smallest on."""
     if (values == values[0]).all():
         return float(values[0])
+    check_table(values)
     return settled(cell.lookup(np.asarray(values, np.float64)))
+
+
+def check_table(values: Float[np.ndarray, " n"]) -> None:
+    """Refuse values that da4ml 0.6 would round: it keeps codes of 32 bits, and finds their step in single precision."""
+    fraction, exponent = np.frexp(values[values != 0])
+    whole = np.abs(np.ldexp(fraction, 53)).astype(np.int64)
+    steps = np.ldexp((whole & -whole).astype(np.float64), exponent - 53)
+    step, short = steps.min(), whole // (whole & -whole) < 1 << 24
+    codes = values / step
+    held = codes.min() >= -(2.0**31) and codes.max() < 2.0**31 and (short & (steps == step)).any()
+    if not held or np.abs(exponent).max() > MAX_EXPONENT:
+        ends = f"{values.min():g} to {values.max():g}"
+        msg = f"a table of values from {ends} in steps of {step:g} is too wide: quantise them to less"
+        raise RefusedError(msg)
 
 
 def bits_of(cell: Wire, k: int, i: int, f: int) -> Cell:

@@ -28,8 +28,10 @@ from jaxtyping import Array, Bool, Float, Int
 
 from diffhep.trigger.learned import LearnedLinear, Quantiser, rounded_bits
 from diffhep.trigger.learned_classifier import LearnedClassifier
+from diffhep.trigger.learned_tables import TableClassifier
 from diffhep.trigger.modes import power_of_two
 from diffhep.trigger.primitive import LN2, whole
+from diffhep.trigger.table_resources import TableModel, table_model
 
 FILE = "lut_model.json"
 FIELDS = ("widths", "powers", "parts", "levels")
@@ -271,26 +273,39 @@ class LutModel(eqx.Module):
         parts: lookup tables a bit of: ReLU, word that saturates, its sum, input that saturates, constant, negation,
             what is cut off.
         levels: of adders: for each map, for log2 of its digits, for a word that saturates.
+        tables: those of networks of tables; None where they are not asked for.
     """
 
     widths: Float[Array, "2"]
     powers: Float[Array, "5"]
     parts: Float[Array, "7"]
     levels: Float[Array, "3"]
+    tables: TableModel | None = None
 
-    def luts(self, network: Network) -> Float[Array, ""]:
+    def luts(self, network: Network | TableClassifier) -> Float[Array, ""]:
         """Lookup tables (LUT1 to LUT6 and inverters of a Xilinx UltraScale+) that a network takes, by yosys, no DSP.
 
         Args:
             network: a classifier, or the maps of one, in order.
         """
+        if isinstance(network, TableClassifier):
+            return self.of_tables().luts(network)
         return sum((self.luts_of(found) for found in features_of(network)), jnp.zeros(()))
 
-    def depth(self, network: Network) -> Float[Array, ""]:
+    def depth(self, network: Network | TableClassifier) -> Float[Array, ""]:
         """Levels of adders between input and output."""
+        if isinstance(network, TableClassifier):
+            return self.of_tables().depth(network)
         return sum((self.levels_of(found) for found in features_of(network)), jnp.zeros(()))
 
-    def cycles(self, network: Network, *, levels_per_stage: int) -> int:
+    def of_tables(self) -> TableModel:
+        """The model of networks of tables; a ValueError without one."""
+        if self.tables is None:
+            msg = "this model of lookup tables was not fitted to networks of tables"
+            raise ValueError(msg)
+        return self.tables
+
+    def cycles(self, network: Network | TableClassifier, *, levels_per_stage: int) -> int:
         """Clock cycles from input to output, with a register at the input and one after so many levels."""
         return math.ceil(round(float(self.depth(network))) / levels_per_stage) + 1
 
@@ -331,4 +346,5 @@ def lut_model() -> LutModel:
     >>> lut_model().widths.shape
     (2,)
     """
-    return LutModel.from_dict(calibration_record()["model"])
+    model = LutModel.from_dict(calibration_record()["model"])
+    return LutModel(model.widths, model.powers, model.parts, model.levels, table_model())

@@ -146,16 +146,26 @@ def looked_up(cells: np.ndarray) -> np.ndarray:
 
 def run(cell: Lazy) -> np.ndarray:
     """The results for every value of the wire, from the smallest on."""
-    low, high, step = span(cell.wire)
+    values = every_value(cell.wire, cell.steps.first)
+    # compiled: XLA turns a division by a constant into a product, and rounds it differently
+    results = np.asarray(jax.jit(cell.steps.function)(jnp.asarray(values, cell.steps.dtype)), np.float64)
+    check_finite(results, values, cell.steps.first)
+    return results
+
+
+def every_value(wire: Wire, what: str) -> np.ndarray:
+    """All values a wire can take, from the smallest on; `what` needs a table of them."""
+    low, high, step = span(wire)
     entries = round((high - low) / step) + 1
     if entries > MAX_TABLE:
-        msg = f"{cell.steps.first} needs a table of {entries} entries, at most {MAX_TABLE}: quantise its input to less"
+        msg = f"{what} needs a table of {entries} entries, at most {MAX_TABLE}: quantise its input to less"
         raise RefusedError(msg)
-    values = jnp.asarray(low + step * np.arange(entries), cell.steps.dtype)
-    # compiled: XLA turns a division by a constant into a product, and rounds it differently
-    results = np.asarray(jax.jit(cell.steps.function)(values), np.float64)
+    return low + step * np.arange(entries)
+
+
+def check_finite(results: np.ndarray, values: np.ndarray, what: str) -> None:
+    """Refuse a table in which a value of the input has no number."""
     if not np.isfinite(results).all():
-        worst = low + step * int(np.argmin(np.isfinite(results)))
-        msg = f"{cell.steps.first} is not finite at {worst:g}, which its input can be"
+        worst = values[np.argmin(np.isfinite(results))]
+        msg = f"{what} is not finite at {worst:g}, which its input can be"
         raise RefusedError(msg)
-    return results

@@ -23,6 +23,8 @@ from diffhep.trigger.classifier import feature_formats
 from diffhep.trigger.config import FirmwareSettings, TriggerTraining
 from diffhep.trigger.labelled import Labelled
 from diffhep.trigger.learned_classifier import LearnedClassifier
+from diffhep.trigger.learned_tables import SCHEMA as TABLES
+from diffhep.trigger.learned_tables import TableClassifier
 from diffhep.trigger.learning import FrontMember, Split, measured
 from diffhep.trigger.lowering import Words, trace
 from diffhep.trigger.project import CARD, DEFAULT_PART, HLS, RTL, check_free, new_folder, tool_versions, write_json
@@ -38,6 +40,9 @@ NAME = "trigger"  # of the top C++ function and the top module
 TOOLS = ("diffhep", "hls4ml", "da4ml", "jax", "equinox", "optax", "numpy")
 
 
+Network = LearnedClassifier | TableClassifier
+
+
 class Exported(NamedTuple):
     """What of a network becomes logic.
 
@@ -49,7 +54,7 @@ class Exported(NamedTuple):
     """
 
     function: Callable[..., Any]
-    network: LearnedClassifier
+    network: Network
     content: dict[str, Any]
     file: str
 
@@ -64,9 +69,19 @@ class Exported(NamedTuple):
         return hashlib.sha256(json.dumps(self.content, sort_keys=True).encode()).hexdigest()
 
 
-def logits_of(network: LearnedClassifier) -> Exported:
+def logits_of(network: Network) -> Exported:
     """A classifier, whose logits become logic."""
     return Exported(network.logits, network, network.to_dict(), CLASSIFIER)
+
+
+def read_network(data: Any) -> Network:
+    """The frozen network that its `to_dict` wrote.
+
+    Raises:
+        ValueError: it is none, or broken.
+    """
+    tables = isinstance(data, dict) and data.get("schema") == TABLES
+    return TableClassifier.from_dict(data) if tables else LearnedClassifier.from_dict(data)
 
 
 def chosen(
@@ -126,9 +141,9 @@ def front_record(front: Sequence[FrontMember], data: Split) -> list[dict[str, An
                 "accuracy_chosen_by": member.accuracy,
                 "cost": member.cost,
                 "luts_model": float(model.luts(member.network)),
-                "ebops": float(ebops(member.network)),
+                "ebops": None if isinstance(member.network, TableClassifier) else float(ebops(member.network)),
                 "levels_model": float(model.depth(member.network)),
-                "weights": int(sum(np.count_nonzero(np.asarray(layer.weight)) for layer in member.network.layers)),
+                "weights": member.network.weights,
                 "network": member.network.to_dict(),
             }
         )
@@ -154,7 +169,7 @@ def write_firmware(
     run.write_json(FRONT, {"front": (rows := front_record(front, data)), "cost": settings.schedule.cost})
     member, counted = chosen(front, firmware, say=say)
     # what is read back is what is exported: both have passed through the file
-    exported = logits_of(LearnedClassifier.from_dict(member.network.to_dict()))
+    exported = logits_of(read_network(member.network.to_dict()))
     events = np.ldexp(np.asarray(data.judge[0], np.float64), np.asarray(exported.network.exponents))
     rtl, certificate = write_logic(run, exported, firmware, events, counted, say=say)
     row = rows[[m is member for m in front].index(True)]
@@ -248,7 +263,7 @@ def read_exported(folder: str | Path) -> Exported:
     if not file.is_file():
         msg = f"{folder}: holds no trained trigger, it has no {CLASSIFIER}"
         raise ValueError(msg)
-    return logits_of(LearnedClassifier.from_dict(read_json(file)))
+    return logits_of(read_network(read_json(file)))
 
 
 def decision_of(trigger: AnomalyTrigger) -> Exported:
@@ -294,7 +309,7 @@ def export_training(
 
 
 def export_network(
-    network: LearnedClassifier,
+    network: Network,
     output: str | Path,
     origin: dict[str, Any],
     *,

@@ -55,7 +55,8 @@ def print_card(folder: Path, card: dict[str, Any], seconds: float) -> None:
     print(f"{folder}: accuracy {card['metrics']['accuracy']:.4f}, {seconds:.0f} s of CPU")
     counted = "yosys is missing" if took["luts"] is None else f"{took['luts']} LUTs, {took['flip_flops']} flip-flops"
     limit = "" if took["budget"] is None else f" (budget {took['budget']:g} LUTs)"
-    print(f"  {counted}{limit}; by the model {took['luts_model']:.0f} LUTs; EBOPs {took['ebops']:.0f}")
+    products = "" if took["ebops"] is None else f"; EBOPs {took['ebops']:.0f}"
+    print(f"  {counted}{limit}; by the model {took['luts_model']:.0f} LUTs{products}")
     print(f"  {took['latency_cycles']} clock cycles, {took['latency_ns']:g} ns")
     print(f"  {proof['mismatches']} of {proof['outputs']} outputs differ, for {proof['inputs']} inputs")
     print(f"prove it again with: diffhep trigger verify {folder}")

@@ -42,12 +42,15 @@ jax.config.update("jax_enable_x64", True)
 PEER = Path(".venv-hgq") / "bin/python"
 LUTS = (300.0, 8000.0)  # of ours that are synthesised: what HGQ2's networks within its `EBOPS` take
 # the best for HGQ2 of those tried (rates 1e-3 to 8e-3, last prices 5e-5 to 4e-4, constant, falling and in cosines)
-THEIRS = {"first_price": 1e-6, "last_price": 1e-4, "rate": 8e-3, "fall": 1.0}
+THEIRS = {
+    "dense": {"first_price": 1e-6, "last_price": 1e-4, "rate": 8e-3, "fall": 1.0},
+    "tables": {"first_price": 1e-5, "last_price": 2e-3, "rate": 8e-3, "fall": 1.0},
+}
 
 
-def settings_of(seed: int, steps: int, path: Path | None, batch: int = 1024) -> TriggerTraining:
+def settings_of(seed: int, steps: int, path: Path | None, batch: int = 1024, kind: str = "dense") -> TriggerTraining:
     """Ours: the defaults, without a budget."""
-    given: dict[str, Any] = {"schedule": {"seed": seed, "ramp": steps, "batch": batch}}
+    given: dict[str, Any] = {"schedule": {"seed": seed, "ramp": steps, "batch": batch}, "network": {"kind": kind}}
     if path is not None:
         given["data"] = {"file": path}
     return TriggerTraining.model_validate(given)
@@ -82,7 +85,8 @@ def theirs(settings: TriggerTraining, data: Split, members: int, **given: float)
     per_epoch = len(data.train[1]) // s.batch
     form = first_form(settings)
     task = Task(
-        hidden=settings.network.hidden,
+        kind=settings.network.kind,
+        hidden=settings.network.widths,
         outputs=int(data.train[1].max()) + 1,
         seed=s.seed,
         batch=s.batch,

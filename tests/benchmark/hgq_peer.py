@@ -19,13 +19,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 TASK, EVENTS, FRONT = "task.json", "events.npz", "front.json"
-EBOPS = (500.0, 20_000.0)  # of what is synthesised: larger logic takes minutes each, and no trigger has it
+# EBOPs of what is synthesised: larger logic takes minutes each, and no trigger has it. Those of tables count lookups
+EBOPS = {"dense": (500.0, 20_000.0), "tables": (100.0, 8000.0)}
 
 
 class Task(NamedTuple):
     """What is trained.
 
     Attributes:
+        kind: layers of `EBOPS`.
         hidden: widths of the hidden layers.
         outputs: number of classes.
         seed: of the weights and the batches.
@@ -38,6 +40,7 @@ class Task(NamedTuple):
         inputs: signed, integer and fractional bits of the words that arrive.
     """
 
+    kind: str
     hidden: tuple[int, ...]
     outputs: int
     seed: int
@@ -89,6 +92,7 @@ def model_of(task: Task, features: int) -> Any:
     import keras
     from hgq.config import LayerConfigScope, QuantizerConfigScope
     from hgq.layers import QDense
+    from hgq.layers.table import QDenseT
 
     with (
         # to begin with 5 fractional bits of the weights and 4 of the words, as ours
@@ -96,8 +100,11 @@ def model_of(task: Task, features: int) -> Any:
         QuantizerConfigScope(q_type="kif", place="datalane", overflow_mode="WRAP", round_mode="RND", f0=4),
         LayerConfigScope(enable_ebops=True, beta0=0.0),
     ):
-        layers = [QDense(width, activation="relu") for width in task.hidden]
-        model = keras.Sequential([keras.layers.Input((features,)), *layers, QDense(task.outputs)])
+        if task.kind == "tables":
+            layers = [QDenseT(width, batch_norm=True) for width in (*task.hidden, task.outputs)]
+        else:
+            layers = [*(QDense(width, activation="relu") for width in task.hidden), QDense(task.outputs)]
+        model = keras.Sequential([keras.layers.Input((features,)), *layers])
     model.compile(
         optimizer=keras.optimizers.Adam(task.rate),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
@@ -156,7 +163,7 @@ def main() -> None:
         verbose=0,
     )
     rows = []
-    for number, one in enumerate(spaced(best_of_each_size(found), task.members, EBOPS)):
+    for number, one in enumerate(spaced(best_of_each_size(found), task.members, EBOPS[task.kind])):
         model.set_weights(one["weights"])
         # words that wrap get the ranges of the training events, as hardware has them
         ebops = trace_minmax(model, data["train"][0], batch_size=10_000)
