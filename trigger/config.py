@@ -36,9 +36,9 @@ class NetworkSettings(Settings):
     weight_bits: float = Field(default=5.0, ge=-8, le=12, description="fractional bits to begin with [bit]")
     activation_bits: float = Field(default=4.0, ge=-8, le=12, description="fractional bits to begin with [bit]")
     overflow: Literal["WRAP", "CLIP", "SAT"] = Field(
-        default="WRAP",
-        description="WRAP takes no logic, its ranges are those of the training sample; CLIP cuts off at these; SAT at "
-        "learned ones",
+        default="SAT",
+        description="SAT cuts off at learned ranges; WRAP takes no logic, its ranges are those of the training sample; "
+        "CLIP cuts off at these",
     )
     margin: int = Field(default=0, ge=0, le=8, description="integer bits beyond the sample's ranges, not of SAT [bit]")
 
@@ -70,12 +70,12 @@ class FormatSchedule(Settings):
 
     cost: Literal["luts", "ebops"] = Field(default="luts", description="what has a price")
     warm_up: int = Field(default=800, ge=1, description="steps without a price [count]")
-    ramp: int = Field(default=4800, ge=1, description="steps of rising price [count]")
+    ramp: int = Field(default=9600, ge=1, description="steps of rising price [count]")
     polish: int = Field(default=2000, ge=0, description="steps within the budget, if there is one [count]")
     batch: int = Field(default=1024, ge=1, description="events a step [count]")
     rate: float = Field(default=8e-3, gt=0, description="largest step size of Adam []")
     first_price: float = Field(default=1e-5, gt=0, description="of a unit of cost, at the start of the ramp [nat]")
-    last_price: float = Field(default=5e-4, gt=0, description="at its end [nat]")
+    last_price: float = Field(default=2e-3, gt=0, description="at its end [nat]")
     checkpoint: int = Field(default=50, ge=1, description="steps between checkpoints; divides the others [count]")
     seed: int = Field(default=0, ge=0, description="of every random number []")
 

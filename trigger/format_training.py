@@ -36,6 +36,7 @@ PENALTY = 2.0  # rho of the augmented Lagrangian, for losses of order 1
 FOLLOW = 0.1  # of the penalty: how fast the multiplier follows the excess
 MOST = 0.2  # excess counted in one step of the multiplier: a start far outside must not wind it up
 BITS = 4.0  # step size of a weight's number of bits over that of the weight
+TABLES = 4.0  # step size of tables over that of weights: an event moves two knots of each function, not all of it
 MEMORY = 0.95  # of the running mean, a step
 LOOK = 5  # steps, at most, for which a cost and its slope are kept: they change slowly and take a fifth of a step
 FALL = 0.1  # step size at the end of the ramp over that at its start
@@ -138,7 +139,8 @@ def step_shares(network: Formatted) -> PyTree:
     """Step size of every leaf over that of the weights."""
     shares = jax.tree.map(lambda leaf: 1.0, network)
     shares = replaced(shares, LearnedLinear, lambda m: (m.weight_f, m.bias_f), BITS)
-    return replaced(shares, LearnedTables, lambda layer: (layer.f,), BITS)
+    shares = replaced(shares, LearnedTables, lambda t: (t.heights, t.source.i, t.source.f), TABLES)
+    return replaced(shares, LearnedTables, lambda t: (t.f,), TABLES * BITS)
 
 
 def replaced(tree: PyTree, kind: type, where: Callable[[Any], Sequence[Any]], value: Any) -> PyTree:

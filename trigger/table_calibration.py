@@ -12,22 +12,35 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.optimize
 
-from diffhep.trigger.calibration import INPUT_FORMAT, errors, held_out_columns, records_of, write_record
+from diffhep.trigger.calibration import INPUT_FORMAT, errors, held_out_columns, power_law, records_of, write_record
 from diffhep.trigger.learned import Quantiser
 from diffhep.trigger.learned_tables import KNOTS, MOST_BITS, LearnedTables, TableClassifier
-from diffhep.trigger.table_resources import FILE, TableModel, table_features
+from diffhep.trigger.table_resources import FILE, TableFeatures, TableModel, table_features
 
-LARGEST = 20  # channels of a network's input
+LARGEST = 20  # channels of a layer
 REACH = 4.0  # of the words, either way
+LEAST, LARGE = 30, 250  # lookup tables of a network that is looked at, and of one that counts as large
 
 
 def random_tables(seed: int) -> TableClassifier:
     """A network of one to three layers with random sizes, functions, bits and sparsity, as training leaves them."""
+    network, sizes = random_padded(seed)
+    layers = []
+    for layer, n, m in zip(network.layers, sizes[:-1], sizes[1:], strict=True):
+        source = Quantiser(layer.source.i[:n], layer.source.f[:n], k=1)
+        arrays = layer.heights[:n, :, :m], layer.f[:n, :m], source, layer.low[:n], layer.spacing[:n]
+        layers.append(LearnedTables(*arrays))
+    return TableClassifier(tuple(layers), (0,) * sizes[0], INPUT_FORMAT)
+
+
+def random_padded(seed: int) -> tuple[TableClassifier, tuple[int, ...]]:
+    """The same in layers of one size, for which the programs are compiled once, and the numbers of channels."""
     rng = np.random.default_rng([2027, seed])
     depth = int(rng.choice([1, 2, 3], p=[0.3, 0.5, 0.2]))
     sizes = [int(rng.integers(6, LARGEST + 1)), *(int(n) for n in rng.integers(3, (16, 16, 10)[depth - 1] + 1, depth))]
@@ -40,40 +53,53 @@ def random_tables(seed: int) -> TableClassifier:
         heights = rng.normal(size=(n, 1, m)) * np.exp(0.5 * rng.normal(size=(n, 1, m))) * shape / n**0.5
         heights *= rng.random((n, 1, m)) < kept
         bits = np.clip(np.round(word_bits + rng.normal(size=n)), 0, MOST_BITS)
-        source = Quantiser(*(jnp.asarray(x) for x in (np.full(n, 2.0), bits - 3)), k=1)
-        f = jnp.asarray(np.round(result_f + rng.normal(size=(n, m))))
-        ends = jnp.full(n, -REACH), jnp.full(n, 2 * REACH / (KNOTS - 1))
-        layers.append(LearnedTables(jnp.asarray(heights), f, source, *ends))
-    return TableClassifier(tuple(layers), (0,) * sizes[0], INPUT_FORMAT).frozen()
+        f = np.round(result_f + rng.normal(size=(n, m)))
+        layers.append(padded_layer(heights, f, bits))
+    return TableClassifier(tuple(layers), (0,) * LARGEST, INPUT_FORMAT).frozen(), tuple(sizes)
 
 
-def fit(columns: np.ndarray, luts: np.ndarray, depths: np.ndarray, levels: np.ndarray) -> TableModel:
+def padded_layer(heights: np.ndarray, f: np.ndarray, bits: np.ndarray) -> LearnedTables:
+    """Tables between words of so many bits from -4 to 4, and channels beside them that hold nothing."""
+    wider = lambda x, *shape: jnp.asarray(np.pad(x, [(0, a - b) for a, b in zip(shape, x.shape, strict=True)]))
+    ends = jnp.full(LARGEST, -REACH), jnp.full(LARGEST, 2 * REACH / (KNOTS - 1))
+    source = Quantiser(jnp.full(LARGEST, 2.0), wider(bits, LARGEST) - 3, k=1)
+    return LearnedTables(wider(heights, LARGEST, KNOTS, LARGEST), wider(f, LARGEST, LARGEST), source, *ends)
+
+
+def fit(found: Sequence[TableFeatures], luts: np.ndarray, levels: np.ndarray) -> TableModel:
     """The constants, none of them negative, that come closest to counted tables in relative terms."""
-    found = scipy.optimize.nnls(columns / luts[:, None], np.ones(len(luts)))[0]
-    slopes = np.linalg.lstsq(depths, levels, rcond=None)[0]
-    return TableModel(*(jnp.asarray(x) for x in (found[:MOST_BITS], found[MOST_BITS:], slopes)))
+    columns = np.array([[*np.cumsum(x.tables[::-1])[::-1], x.added] for x in found])
+    # by the steps from one number of bits to the next, so that no table of more bits takes less
+    *steps, added = scipy.optimize.nnls(columns / luts[:, None], np.ones(len(luts)))[0]
+    slopes = np.linalg.lstsq(np.array([x.levels for x in found]), levels, rcond=None)[0]
+    return TableModel(jnp.asarray(np.cumsum(steps)), jnp.asarray(added), jnp.asarray(slopes))
 
 
 def calibrate(records: Sequence[dict[str, Any]], *, fitted: int) -> dict[str, Any]:
     """The fit to the networks of recorded seeds, and its errors on those held out.
 
     Args:
-        records: `seed`, `luts` and `levels` of each.
+        records: `seed`, `luts`, `cost` and `levels` of each.
         fitted: seed of the first network that is held out.
     """
-    found = [table_features(random_tables(record["seed"])) for record in records]
-    columns = np.array([np.concatenate([x.tables, x.parts]) for x in found])
-    depths = np.array([x.levels for x in found])
+    # of fewer, every single one is some per cent
+    records = [record for record in records if record["luts"] >= LEAST]
+    compiled = eqx.filter_jit(table_features)
+    found = [compiled(random_padded(record["seed"])[0]) for record in records]
     luts, levels, held = held_out_columns(records, fitted)
-    model = fit(columns[~held], luts[~held], depths[~held], levels[~held])
-    predicted = columns @ np.concatenate([model.tables, model.parts])
-    off = np.abs(np.round(depths @ np.asarray(model.levels)) - levels)
+    model = fit([x for x, out in zip(found, held, strict=True) if not out], luts[~held], levels[~held])
+    predicted = np.array([float(model.of_features(x)) for x in found])
+    off = np.abs(np.round([float(x.levels @ model.levels) for x in found]) - levels)
+    large, cost = held & (luts >= LARGE), np.array([record["cost"] for record in records])
     return {
         "model": model.to_dict(),
         "networks": {"fitted": int((~held).sum()), "held_out": int(held.sum()), "first_held_out": fitted},
         "held_out": {
             "luts": errors(predicted[held], luts[held]),
+            f"luts_from_{LARGE}": errors(predicted[large], luts[large]),
+            "luts_by_da4ml_cost": errors(power_law(cost, luts, ~held)[held], luts[held]),
             "levels_within_1": float((off[held] <= 1).mean()),
+            "levels_within_3": float((off[held] <= 3).mean()),
         },
         "fitted": {"luts": errors(predicted[~held], luts[~held])},
     }

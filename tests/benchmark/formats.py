@@ -40,7 +40,8 @@ from tests.benchmark.hgq_peer import EVENTS, FRONT, TASK, Task, spaced
 jax.config.update("jax_enable_x64", True)
 
 PEER = Path(".venv-hgq") / "bin/python"
-LUTS = (300.0, 8000.0)  # of ours that are synthesised: what HGQ2's networks within its `EBOPS` take
+# of ours that are synthesised: what HGQ2's networks within its `EBOPS` take
+LUTS = {"dense": (300.0, 8000.0), "tables": (150.0, 8000.0)}
 # the best for HGQ2 of those tried (rates 1e-3 to 8e-3, last prices 5e-5 to 4e-4, constant, falling and in cosines)
 THEIRS = {
     "dense": {"first_price": 1e-6, "last_price": 1e-4, "rate": 8e-3, "fall": 1.0},
@@ -71,7 +72,7 @@ def ours(settings: TriggerTraining, sample: Labelled, members: int) -> tuple[lis
         front, data = fit_formats(settings, sample)
     rows = [{"cost": member.cost, "member": member} for member in front]
     out = []
-    for row in spaced(rows, members, LUTS):
+    for row in spaced(rows, members, LUTS[settings.network.kind]):
         network = row["member"].network
         logits = logits_of(network)
         luts = synthesised(logits.function, logits.words, levels_per_stage=settings.firmware.levels)["luts"]
@@ -155,17 +156,18 @@ def main() -> int:
     """Train both for every seed, count, compare."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", nargs="?", type=Path, help="labelled events, .npz; the synthetic sample if none")
+    parser.add_argument("--kind", choices=list(THEIRS), default="dense", help="dense layers or tables")
     parser.add_argument("--seeds", type=int, default=3, help="how many")
     parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=4800, help="of the ramp")
+    parser.add_argument("--steps", type=int, default=9600, help="of the ramp")
     parser.add_argument("--batch", type=int, default=1024, help="events a step")
     parser.add_argument("--members", type=int, default=10, help="networks of each front that are synthesised")
-    parser.add_argument("--rates", type=float, nargs="*", default=[THEIRS["rate"]], help="step sizes of HGQ2")
+    parser.add_argument("--rates", type=float, nargs="*", help="step sizes of HGQ2, its best if none is given")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     records = []
     for seed in range(options.first_seed, options.first_seed + options.seeds):
-        settings = settings_of(seed, options.steps, options.data, options.batch)
+        settings = settings_of(seed, options.steps, options.data, options.batch, options.kind)
         given = settings.data
         sample = (
             five_classes(given.events, seed=seed)
@@ -176,8 +178,9 @@ def main() -> int:
         labels = jnp.asarray(sample.labels, jnp.int32)
         data = split_events(words, labels, held_out=given.held_out, seed=seed)
         mine, my_step = ours(settings, sample, options.members)
-        for rate in options.rates:
-            other, other_step = theirs(settings, data, options.members, **{**THEIRS, "rate": rate})
+        best = THEIRS[options.kind]
+        for rate in options.rates or [best["rate"]]:
+            other, other_step = theirs(settings, data, options.members, **{**best, "rate": rate})
             ratio, low, high = log_ratio(mine, other)
             records.append({"seed": seed, "rate": rate, "ours": mine, "hgq2": other, "log_ratio": ratio})
             records[-1] |= {"seconds_per_step": my_step, "hgq2_seconds_per_step": other_step}

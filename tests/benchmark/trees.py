@@ -33,6 +33,8 @@ PEER = Path(".venv-conifer") / "bin/python"
 HEADERS = Path(hls4ml.__file__).parent / "templates" / "vivado" / "ap_types"
 FORESTS = tuple({"trees": n, "depth": d} for n, d in ((3, 3), (5, 3), (10, 3), (10, 4)))
 TASK_OF_TREES = {"format": "ap_fixed<12,4>", "rate": 0.3, "forests": FORESTS}
+STEPS = 9600  # of the ramp
+KINDS = ("dense", "tables")  # of our networks
 PARTS = ("Constants", "Types", "Split", "AddReduce", "Tree", "BDT")  # of conifer's VHDL, each before who needs it
 
 
@@ -83,7 +85,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    settings = settings_of(options.seed, 4800, options.data)
+    settings = settings_of(options.seed, STEPS, options.data)
     given = settings.data
     sample = read_labelled(options.data, features=given.features, label=given.label)
     words = first_network(settings, sample).words(sample.features)
@@ -95,9 +97,11 @@ def main() -> int:
             f"{row['xgboost']:.4f}), {row['luts']} LUTs, {row['shift_registers']} more as shift registers",
             flush=True,
         )
-    mine, _ = ours(settings, sample, options.members)
-    for row in mine:
-        print(f"diffhep: accuracy {row['accuracy']:.4f}, {row['luts']} LUTs")
+    mine = {}
+    for kind in KINDS:
+        mine[kind], _ = ours(settings_of(options.seed, STEPS, options.data, kind=kind), sample, options.members)
+        for row in mine[kind]:
+            print(f"diffhep, {kind}: accuracy {row['accuracy']:.4f}, {row['luts']} LUTs", flush=True)
     if options.json:
         options.json.write_text(json.dumps({"conifer": forests, "diffhep": mine}, indent=1) + "\n")
     return 0

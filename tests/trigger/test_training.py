@@ -22,7 +22,7 @@ from tests.trigger.test_learned import network
 HARD = {"rate": 0.03, "first_price": 3e-4, "last_price": 3e-3}
 SMALL = {
     "data": {"events": 4000},
-    "network": {"hidden": [8]},
+    "network": {"hidden": [8], "overflow": "WRAP"},
     "schedule": {"warm_up": 40, "ramp": 80, "polish": 120, "batch": 256, "checkpoint": 20, **HARD},
     "firmware": {"budget": 600.0, "levels": 4, "inputs": 20_000},
 }
