@@ -58,7 +58,7 @@ trigger-benchmark: $(VENV)/.ok .venv-hgq/.ok ## learned bit widths beside HGQ2: 
 trees-benchmark: $(VENV)/.ok .venv-conifer/.ok ## learned bit widths beside boosted trees by conifer, on JETS=file.npz (needs ghdl, yosys)
 	$(PINNED) $(BIN)/python -m tests.benchmark.trees $(JETS)
 
-trigger-proofs: $(VENV)/.ok      ## six kinds of network as C simulation and Verilog, a million inputs each against JAX (long)
+trigger-proofs: $(VENV)/.ok      ## seven kinds of network as C simulation and Verilog, a million inputs each against JAX (long)
 	$(BIN)/python -m tests.benchmark.proofs
 
 wheel: $(VENV)/.ok               ## build the sdist and the wheel from it, into dist/

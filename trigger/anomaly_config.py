@@ -1,7 +1,7 @@
 """Settings of an anomaly trigger: a TOML file, every constant of which the command line can override."""
 
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from pydantic import Field, model_validator
 
@@ -74,6 +74,19 @@ class AnomalyTraining(Settings):
     # of exp(-loss), which all that can be learned of minimum bias raises by a few per cent only
     # two stages at the 40 MHz of the bunch crossings, from register to register
     firmware: FirmwareSettings = FirmwareSettings(tolerance=0.001, clock_period=25.0, levels=15, input_register=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_defaults(cls, values: Any) -> Any:
+        # a section that names some of its settings keeps the others, which are not those of a classifier
+        if not isinstance(values, dict):
+            return values
+        sections = {name: cls.model_fields[name].default for name in values.keys() & cls.model_fields}
+        return values | {
+            name: default.model_dump() | values[name]
+            for name, default in sections.items()
+            if isinstance(default, Settings) and isinstance(values[name], dict)
+        }
 
     @model_validator(mode="after")
     def _budget(self) -> Self:

@@ -33,8 +33,15 @@ class NetworkSettings(Settings):
         default="weight", description="what has a number of bits of its own"
     )
     input_format: str = Field(default="ap_fixed<12,4,AP_RND,AP_SAT>", description="of the features over their scales")
-    weight_bits: float = Field(default=5.0, ge=-8, le=12, description="fractional bits to begin with [bit]")
-    activation_bits: float = Field(default=4.0, ge=-8, le=12, description="fractional bits to begin with [bit]")
+    weight_bits: float = Field(
+        default=5.0, ge=-8, le=12, description="fractional bits to begin with; of tables those of their results [bit]"
+    )
+    activation_bits: float = Field(
+        default=4.0,
+        ge=-8,
+        le=12,
+        description="fractional bits to begin with; of tables those of a word from -4 to 4, at most 4 [bit]",
+    )
     overflow: Literal["WRAP", "CLIP", "SAT"] = Field(
         default="SAT",
         description="SAT cuts off at learned ranges; WRAP takes no logic, its ranges are those of the training sample; "
@@ -47,11 +54,18 @@ class NetworkSettings(Settings):
         if self.hidden is not None and (not self.hidden or min(self.hidden) < 1):
             msg = f"hidden ({self.hidden}) must name at least one positive width"
             raise ValueError(msg)
+        if self.margin and self.ranges == "SAT":
+            msg = f"margin ({self.margin}) is of ranges found on a sample: overflow must be 'WRAP' or 'CLIP'"
+            raise ValueError(msg)
         if self.kind == "tables":
-            for name in ("granularity", "overflow", "margin"):
-                if name in self.model_fields_set and getattr(self, name) != NetworkSettings.model_fields[name].default:
+            for name in ("granularity", "overflow"):
+                if getattr(self, name) != NetworkSettings.model_fields[name].default:
                     msg = f"{name} is of dense networks: tables have a format each, and their words saturate"
                     raise ValueError(msg)
+            if self.weight_bits < 0 or self.activation_bits > 4:
+                msg = "tables begin with weight_bits of at least 0 and activation_bits of at most 4, got "
+                msg += f"{self.weight_bits:g} and {self.activation_bits:g}"
+                raise ValueError(msg)
         return self
 
     @property

@@ -31,10 +31,11 @@ from diffhep.trigger.modes import power_of_two
 from diffhep.trigger.primitive import LN2, quantise_kif, whole
 
 SCHEMA, VERSION = "diffhep trigger table classifier", 1
-MOST_BITS = 7  # of a word: above, a table of one bit takes as many lookup tables as a small adder
+MOST_BITS = 7  # of a word: a bit more would take another three lookup tables for every bit of every result
 KNOTS = 17  # of a function under training
 REACH = 2  # integer bits of a hidden word to begin with
 TAIL = 0.001  # share of a feature's values beyond either end of its knots
+WASTED = 2.0  # reach of a word over the range of its values, from which on an offset is worth an adder
 
 
 @jax.custom_jvp
@@ -140,7 +141,9 @@ class LearnedTables(AbstractStage):
     def word(self) -> Quantiser:
         """The formats of the words, within `most_bits`."""
         q = self.source
-        return Quantiser(q.i, jnp.minimum(q.f, self.most_bits - q.k - whole(q.i)), q.k, q.rounding, q.overflow)
+        # straight through: what is beyond has to find its way back
+        beyond = jax.nn.relu(jax.lax.stop_gradient(q.f) - (self.most_bits - q.k - whole(q.i)))
+        return Quantiser(q.i, q.f - beyond, q.k, q.rounding, q.overflow)
 
     def codes(self) -> Float[Array, "n code"]:
         """All values of the words, the negative ones after the others; beyond those of a word, repetitions."""
@@ -220,6 +223,7 @@ class TableClassifier(AbstractStage):
     Args:
         layers: of tables; the last one's sums are the logits.
         exponents: $e_j$ of the features: input j is $2^{-e_j} x_j$.
+        offsets: what is subtracted from the words that arrive, on their grid; 0 costs nothing.
         input_format: of the words that arrive; it saturates.
 
     Raises:
@@ -228,11 +232,17 @@ class TableClassifier(AbstractStage):
 
     layers: tuple[LearnedTables, ...]
     exponents: tuple[int, ...] = eqx.field(static=True)
+    offsets: tuple[float, ...] = eqx.field(static=True)
     input_format: FixedPoint = eqx.field(static=True)
 
     def __check_init__(self):
         check_format(self.input_format, "input format")
         check_exponents(self.exponents, inputs=self.inputs)
+        if len(self.offsets) != self.inputs or any(x % self.input_format.lsb for x in self.offsets):
+            msg = (
+                f"table classifier: {self.inputs} offsets on the grid of {self.input_format} wanted, got {self.offsets}"
+            )
+            raise ValueError(msg)
         shapes = [layer.f.shape for layer in self.layers]
         if any(a[1] != b[0] for a, b in itertools.pairwise(shapes)):
             msg = f"table classifier: layers of shapes {shapes} do not follow from each other"
@@ -260,12 +270,18 @@ class TableClassifier(AbstractStage):
             word_f: fractional bits of a word between -4 and 4 to begin with.
             key: of the random numbers.
         """
-        ends = np.quantile(np.asarray(words, np.float64), [TAIL, 1 - TAIL], axis=0)
-        layers = []
+        values = np.asarray(words, np.float64)
+        ends = np.quantile(values, [TAIL, 1 - TAIL], axis=0)
+        # of what is rare, such as a flag, all that there is
+        ends = np.where(ends[0] < ends[1], ends, [values.min(axis=0), values.max(axis=0)])
+        # words are symmetric: far from 0 most of their codes would be those of no value
+        far = np.abs(ends).max(axis=0) > WASTED * (ends[1] - ends[0])
+        offsets = np.where(far, np.round(ends.mean(axis=0) / input_format.lsb) * input_format.lsb, 0.0)
+        ends, layers = ends - offsets, []
         for size, k in zip(sizes, jr.split(key, len(sizes)), strict=True):
             layers.append(LearnedTables.of(*ends, size, result_f=result_f, word_f=word_f, key=k))
             ends = np.outer([-(2.0**REACH), 2.0**REACH], np.ones(size))
-        return TableClassifier(tuple(layers), exponents, input_format)
+        return TableClassifier(tuple(layers), exponents, tuple(offsets.tolist()), input_format)
 
     @property
     def inputs(self) -> int:
@@ -287,9 +303,10 @@ class TableClassifier(AbstractStage):
 
     def logits(self, words: Float[Array, "*event n"]) -> Float[Array, "*event m"]:
         """The logits of words that have arrived: the function that becomes logic."""
+        u = words - jnp.asarray(self.offsets, words.dtype) if any(self.offsets) else words
         for layer in self.layers:
-            words = layer(words)
-        return words
+            u = layer(u)
+        return u
 
     def calibrated(self, words: Float[Array, "event n"], *, margin: int = 0) -> "TableClassifier":
         """Itself: words saturate, with learned ranges."""
@@ -306,7 +323,8 @@ class TableClassifier(AbstractStage):
             ValueError: JAX is not in 64-bit mode.
         """
         require_x64("TableClassifier")
-        return TableClassifier(tuple(layer.frozen() for layer in self.layers), self.exponents, self.input_format)
+        layers = tuple(layer.frozen() for layer in self.layers)
+        return TableClassifier(layers, self.exponents, self.offsets, self.input_format)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists and texts, for JSON; `from_dict` reads them back."""
@@ -315,6 +333,7 @@ class TableClassifier(AbstractStage):
             "version": VERSION,
             "input_format": str(self.input_format),
             "exponents": list(self.exponents),
+            "offsets": list(self.offsets),
             "layers": [layer.to_dict() for layer in self.layers],
         }
 
@@ -325,7 +344,7 @@ class TableClassifier(AbstractStage):
         Raises:
             ValueError: another schema or version, or missing keys.
         """
-        check_keys(data, ("schema", "version", "input_format", "exponents", "layers"), "table classifier")
+        check_keys(data, ("schema", "version", "input_format", "exponents", "offsets", "layers"), "table classifier")
         if (data["schema"], data["version"]) != (SCHEMA, VERSION):
             msg = f"table classifier: schema {SCHEMA!r} version {VERSION} wanted, got {data['schema']!r} "
             msg += f"version {data['version']!r}"
@@ -335,4 +354,5 @@ class TableClassifier(AbstractStage):
         except (KeyError, TypeError) as error:
             msg = f"table classifier: layers not understood: {type(error).__name__} {error}"
             raise ValueError(msg) from None
-        return TableClassifier(layers, tuple(data["exponents"]), FixedPoint.parse(data["input_format"]))
+        features = tuple(data["exponents"]), tuple(data["offsets"])
+        return TableClassifier(layers, *features, FixedPoint.parse(data["input_format"]))

@@ -36,7 +36,7 @@ def random_tables(seed: int) -> TableClassifier:
         source = Quantiser(layer.source.i[:n], layer.source.f[:n], k=1)
         arrays = layer.heights[:n, :, :m], layer.f[:n, :m], source, layer.low[:n], layer.spacing[:n]
         layers.append(LearnedTables(*arrays))
-    return TableClassifier(tuple(layers), (0,) * sizes[0], INPUT_FORMAT)
+    return TableClassifier(tuple(layers), (0,) * sizes[0], (0.0,) * sizes[0], INPUT_FORMAT)
 
 
 def random_padded(seed: int) -> tuple[TableClassifier, tuple[int, ...]]:
@@ -55,7 +55,7 @@ def random_padded(seed: int) -> tuple[TableClassifier, tuple[int, ...]]:
         bits = np.clip(np.round(word_bits + rng.normal(size=n)), 0, MOST_BITS)
         f = np.round(result_f + rng.normal(size=(n, m)))
         layers.append(padded_layer(heights, f, bits))
-    return TableClassifier(tuple(layers), (0,) * LARGEST, INPUT_FORMAT).frozen(), tuple(sizes)
+    return TableClassifier(tuple(layers), (0,) * LARGEST, (0.0,) * LARGEST, INPUT_FORMAT).frozen(), tuple(sizes)
 
 
 def padded_layer(heights: np.ndarray, f: np.ndarray, bits: np.ndarray) -> LearnedTables:

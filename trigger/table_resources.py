@@ -1,7 +1,7 @@
 r"""What networks of tables take, as a differentiable function of their bits: lookup tables and levels.
 
 A bit of a result that is a function of a word of B bits takes $t_B$ lookup tables: none of its own where the adder that
-follows has room for it, about one up to six bits, and more beyond. Adding takes some for every bit of every result but
+follows has room for it, about one up to five bits, and more beyond. Adding takes some for every bit of every result but
 one of a sum; saturation, which is little beside them, is not counted. A word that comes from few results has fewer
 values than its format, and B is the logarithm of their number. The constants were fitted to yosys on random networks
 (`diffhep.trigger.table_calibration`); $t_B$ does not fall with B. Only what reaches an output counts.

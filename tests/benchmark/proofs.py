@@ -1,4 +1,4 @@
-"""Six kinds of network by three ways, a million random inputs each, none different: `make trigger-proofs`.
+"""Seven kinds of network by three ways, a million random inputs each, none different: `make trigger-proofs`.
 
 Every output word is computed by JAX, by the C simulation of the hls4ml project and by the simulated Verilog.
 
@@ -16,13 +16,14 @@ import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from jaxtyping import Array
 
-from diffhep.trigger import FixedPoint, Words, export_function, quantise_kif, verify_function
+from diffhep.trigger import FixedPoint, TableClassifier, Words, export_function, quantise_kif, verify_function
 from diffhep.trigger.learned import LearnedLinear, Quantiser
 
 jax.config.update("jax_enable_x64", True)
@@ -149,6 +150,15 @@ def anomaly(maker: Maker) -> Proved:
     return lambda u: jnp.sum(quantise_kif(encoder(u), 1, 3, 2, "RND", "SAT") ** 2), shape
 
 
+def tables(maker: Maker) -> Proved:
+    """A classifier of lookup tables, whose words saturate."""
+    x = sample(maker, 16)
+    maker.key, key = jr.split(maker.key)
+    network = TableClassifier.init(x, (8, 5), exponents=(0,) * 16, input_format=INPUT, key=key)
+    scattered = [jnp.round(1.0 + 1.5 * maker.draw(*layer.f.shape)) for layer in network.layers]
+    return eqx.tree_at(lambda t: [layer.f for layer in t.layers], network, scattered).frozen().logits, (16,)
+
+
 NETWORKS: Mapping[str, Callable[[Maker], Proved]] = {
     "dense 16-64-32-32-5": dense,
     "convolution 6x6": convolution,
@@ -156,6 +166,7 @@ NETWORKS: Mapping[str, Callable[[Maker], Proved]] = {
     "edge convolution 5x3": edges,
     "attention 4x3": attention,
     "anomaly score 57-28-15-8": anomaly,
+    "tables 16-8-5": tables,
 }
 
 

@@ -211,6 +211,14 @@ def small(file, *signals, **changes):
     return settings_from(AnomalyTraining, SMALL | data | changes, source="test")
 
 
+def test_a_section_keeps_the_settings_it_does_not_name():
+    made = AnomalyTraining.model_validate({"network": {"hidden": [10]}, "firmware": {"inputs": 5}})
+    assert made.network == AnomalyTraining().network.model_copy(update={"hidden": (10,)})
+    assert made.firmware == AnomalyTraining().firmware.model_copy(update={"inputs": 5})
+    with pytest.raises(ValueError, match=r"firmware\.inputs: .*greater than or equal to 1"):
+        settings_from(AnomalyTraining, {"firmware": {"inputs": 0}}, source="test")
+
+
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("collisions")
