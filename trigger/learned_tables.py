@@ -26,7 +26,7 @@ from diffhep.stage import AbstractStage
 from diffhep.trigger.checks import check_exponents, check_format, check_keys
 from diffhep.trigger.classifier import scale
 from diffhep.trigger.fixed_point import FixedPoint, quantise, require_x64
-from diffhep.trigger.learned import WEIGHT_RANGE, Quantiser
+from diffhep.trigger.learned import WEIGHT_RANGE, Axis, Quantiser
 from diffhep.trigger.modes import power_of_two
 from diffhep.trigger.primitive import LN2, quantise_kif, whole
 
@@ -301,12 +301,13 @@ class TableClassifier(AbstractStage):
         """The logits of events, on their grids; any leading shape."""
         return self.logits(self.words(x))
 
-    def logits(self, words: Float[Array, "*event n"]) -> Float[Array, "*event m"]:
-        """The logits of words that have arrived: the function that becomes logic."""
-        u = words - jnp.asarray(self.offsets, words.dtype) if any(self.offsets) else words
+    def logits(self, words: Float[Array, "..."], *, axis: Axis = -1) -> Float[Array, "..."]:
+        """The logits of words that have arrived: the function that becomes logic; as for `LearnedClassifier`."""
+        u = words if axis == -1 else words.T
+        u = u - jnp.asarray(self.offsets, u.dtype) if any(self.offsets) else u
         for layer in self.layers:
             u = layer(u)
-        return u
+        return u if axis == -1 else u.T
 
     def calibrated(self, words: Float[Array, "event n"], *, margin: int = 0) -> "TableClassifier":
         """Itself: words saturate, with learned ranges."""

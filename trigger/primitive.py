@@ -168,6 +168,9 @@ def summed(x: Array, shape: tuple[int, ...]) -> Array:
     """The sum over the axes along which an array of this shape was repeated."""
     extra = x.ndim - len(shape)
     axes = tuple(range(extra)) + tuple(n + extra for n, size in enumerate(shape) if size == 1 != x.shape[n + extra])
+    if axes == (x.ndim - 1,) and x.ndim > 1:
+        # a sum along memory is an order of magnitude faster as a product than as a loop, which cannot change its order
+        return jnp.matmul(x, jnp.ones((x.shape[-1], 1), x.dtype), precision="highest").reshape(shape)
     return jnp.sum(x, axis=axes).reshape(shape)
 
 

@@ -1,20 +1,38 @@
 """Training of formats, from events to proved Verilog: the front, a budget, a kill in between, bad input."""
 
+import dataclasses
 import json
 
+import equinox as eqx
+import jax
 import jax.numpy as jnp
+import jax.random as jr
 import numpy as np
 import pytest
 import tomli_w
 import uproot
+from hypothesis import given
+from hypothesis import strategies as st
 
 from diffhep.cli import main
 from diffhep.io import RunFolder
-from diffhep.trigger import learning
+from diffhep.trigger import format_training, learning
 from diffhep.trigger.config import FirmwareSettings, TriggerTraining
-from diffhep.trigger.format_training import BITS, FALL, accuracy, classification_loss, step_shares, step_size
+from diffhep.trigger.format_training import (
+    BITS,
+    CLASSIFICATION,
+    FALL,
+    FormatTraining,
+    Pressure,
+    accuracy,
+    classification_loss,
+    first_of_batch,
+    step_shares,
+    step_size,
+)
 from diffhep.trigger.labelled import five_classes, read_labelled
-from diffhep.trigger.learning import FrontMember, fit_formats
+from diffhep.trigger.learning import FrontMember, first_network, fit_formats, single
+from diffhep.trigger.resources import lut_model
 from diffhep.trigger.trained import chosen, verify_training
 from tests.trigger.test_learned import network
 
@@ -108,6 +126,41 @@ def test_only_the_bits_of_weights_and_biases_take_larger_steps():
     assert shares.input.f == 1.0
 
 
+@given(events=st.integers(1, 400), batch=st.integers(1, 150), seed=st.integers(0, 9))
+def test_every_event_comes_at_most_once_a_round(events, batch, seed):
+    size = min(batch, events)
+    turns = events // size
+    begin = np.asarray(jax.vmap(lambda step: first_of_batch(step, events, batch, jr.key(seed)))(jnp.arange(3 * turns)))
+    assert begin.min() >= 0
+    assert begin.max() + size <= events
+    np.testing.assert_array_equal(np.diff(begin.reshape(3, turns), axis=1), size)
+
+
+def test_rounds_begin_at_different_events():
+    # 10 of 19 events a step: 10 possible beginnings, each of which has to come up
+    begin = {int(first_of_batch(step, 19, 10, jr.key(0))) for step in range(100)}
+    assert begin == set(range(10))
+
+
+@pytest.mark.parametrize("kind", ["dense", "tables"])
+@pytest.mark.parametrize("classes", [2, 5])
+def test_events_last_say_the_same_as_events_first(kind, classes):
+    sample = five_classes(500, seed=2)
+    labels = jnp.asarray(sample.labels % classes, jnp.int32)
+    made = first_network(settings(network={"kind": kind}), dataclasses.replace(sample, labels=np.asarray(labels)))
+    words = made.words(sample.features)
+    made = made.calibrated(words)
+    np.testing.assert_array_equal(made.logits(words.T, axis=0), made.logits(words).T)
+    moving, still = eqx.partition(made, eqx.is_inexact_array)
+    rows = lambda part: classification_loss(eqx.combine(part, still).logits(words), labels)
+    columns = lambda part: CLASSIFICATION.loss(eqx.combine(part, still), words, labels, jr.key(0))
+    (first, slope), (last, found) = (jax.value_and_grad(loss)(moving) for loss in (rows, columns))
+    # sums of 500 terms in another order
+    assert float(last) == pytest.approx(float(first), rel=1e-12)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(slope), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
+
+
 # training -------------------------------------------------------------------------------------------------------------
 
 
@@ -143,6 +196,28 @@ def test_a_killed_training_goes_on_to_the_same_numbers(trained, tmp_path):
         fit_formats(settings(), sample, run=run, progress=stop)
     again, _ = fit_formats(settings(), sample, run=RunFolder.open(run.path))
     assert [m.network.to_dict() for m in again] == [m.network.to_dict() for m in front]
+
+
+@pytest.mark.parametrize("kind", ["dense", "tables"])
+def test_slopes_of_blocks_are_those_of_the_batch(kind, monkeypatch):
+    sample = five_classes(600, seed=3)
+    made = first_network(settings(network={"kind": kind, "hidden": [4]}), sample)
+    words, labels = made.words(sample.features).astype(jnp.float32), jnp.asarray(sample.labels, jnp.int32)
+    made = single(made.calibrated(words.astype(float)))
+
+    def moments(block):
+        monkeypatch.setattr(format_training, "BLOCK", block)
+        # steps too small to move anything: what is left is the mean of the slopes, in the moments of Adam
+        schedule = {"chunk": 5, "batch": 256, "rate": 1e-12, "phases": (10, 20, 20)}
+        training = FormatTraining(made, lut_model().luts, **schedule, overflow="SAT", key=jr.key(1))
+        state, means = training.advance(training.first, training.ranges, (words, labels), Pressure(0, 10))
+        return jax.tree.leaves(state.optimiser), means
+
+    (whole, loss), (blocks, found) = moments(256), moments(64)
+    np.testing.assert_allclose(found, loss, rtol=1e-5)
+    for a, b in zip(blocks, whole, strict=True):
+        # sums of 256 terms in single precision
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5 * np.abs(b).max())
 
 
 def test_saturating_ranges_are_learned(monkeypatch):
