@@ -21,7 +21,8 @@ from diffhep.reconstruction import PhotonReconstruction, pair_mass
 from diffhep.tagging import PhotonTagger, photon_features, readout_fractions
 from diffhep.trigger.menu import trigger_features
 from diffhep.trigger.rate import rate
-from tests.stages import STAGES, STEPPED, lead_stack, menu
+from tests.cases import lead_stack
+from tests.stages import STAGES, STEPPED, menu
 from tests.strategies import measured, photons
 
 EVERY = STAGES | STEPPED

@@ -19,6 +19,7 @@ from diffhep.trigger.anomaly import AnomalyTrigger, check_score
 from diffhep.trigger.anomaly_config import AnomalyTraining
 from diffhep.trigger.autoencoder import Autoencoder, encoder_luts, reconstruction
 from diffhep.trigger.depth import WIRE
+from diffhep.trigger.exported import Exported, decision_of
 from diffhep.trigger.fixed_point import FixedPoint
 from diffhep.trigger.learned_classifier import LearnedClassifier
 from diffhep.trigger.learning import FrontMember, Split, split_events, visit_front
@@ -29,9 +30,7 @@ from diffhep.trigger.resources import lut_model
 from diffhep.trigger.trained import (
     ANOMALY_CARD,
     FRONT,
-    Exported,
     chosen,
-    decision_of,
     features_record,
     proof_record,
     resources_record,

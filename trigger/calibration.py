@@ -10,7 +10,7 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,13 @@ import scipy.optimize
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Float
 
+from diffhep.trigger.exported import logits_of
 from diffhep.trigger.fixed_point import FixedPoint
 from diffhep.trigger.learned import LearnedLinear, Quantiser
 from diffhep.trigger.learned_classifier import LearnedClassifier
 from diffhep.trigger.project import tool_versions
 from diffhep.trigger.resources import FILE, Features, LutModel, ebops, features_of
 from diffhep.trigger.synthesis import synthesised
-from diffhep.trigger.trained import logits_of
 
 INPUT_FORMAT = FixedPoint(1, 3, 8)
 LEVELS_PER_STAGE = 5
@@ -172,22 +172,43 @@ def calibrate(records: Sequence[dict[str, Any]], *, fitted: int) -> dict[str, An
     """
     networks = [random_padded(record["seed"])[0] for record in records]
     table = feature_table(networks)
-    column = lambda name: np.array([record[name] for record in records], float)
     luts, levels, held = held_out_columns(records, fitted)
     model = fit(Features(*(x[~held] for x in table)), luts[~held], levels[~held])
     predicted, depth = np.asarray(model.luts_of(table).sum(axis=1)), np.asarray(model.levels_of(table).sum(axis=1))
     compiled = eqx.filter_jit(ebops)
-    counted = np.array([float(compiled(network)) for network in networks])
+    laws = {"ebops": np.array([float(compiled(network)) for network in networks])}
+    return {"model": model.to_dict(), **report(predicted, depth, records, fitted, large=LARGE, laws=laws)}
+
+
+def report(
+    predicted: np.ndarray,
+    depth: np.ndarray,
+    records: Sequence[dict[str, Any]],
+    fitted: int,
+    *,
+    large: int,
+    laws: Mapping[str, np.ndarray],
+) -> dict[str, Any]:
+    """How far a model is off, and what single numbers can say.
+
+    Args:
+        predicted: lookup tables of each network.
+        depth: its levels.
+        records: what was counted.
+        fitted: seed of the first network that is held out.
+        large: lookup tables of a network that counts as large.
+        laws: numbers of each network, by name, beside da4ml's cost.
+    """
+    luts, levels, held = held_out_columns(records, fitted)
     off = np.abs(np.round(depth) - levels)
-    large = held & (luts >= LARGE)
+    big = held & (luts >= large)
+    by = {**laws, "da4ml_cost": np.array([record["cost"] for record in records], float)}
     return {
-        "model": model.to_dict(),
         "networks": {"fitted": int((~held).sum()), "held_out": int(held.sum()), "first_held_out": fitted},
         "held_out": {
             "luts": errors(predicted[held], luts[held]),
-            f"luts_from_{LARGE}": errors(predicted[large], luts[large]),
-            "luts_by_ebops": errors(power_law(counted, luts, ~held)[held], luts[held]),
-            "luts_by_da4ml_cost": errors(power_law(column("cost"), luts, ~held)[held], luts[held]),
+            f"luts_from_{large}": errors(predicted[big], luts[big]),
+            **{f"luts_by_{name}": errors(power_law(x, luts, ~held)[held], luts[held]) for name, x in by.items()},
             "levels_within_1": float((off[held] <= 1).mean()),
             "levels_within_3": float((off[held] <= 3).mean()),
         },
@@ -239,17 +260,42 @@ def write_record(output: Path, found: dict[str, Any], records: Sequence[dict[str
     print(json.dumps(result["held_out"], indent=1))
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Synthesise, fit, write; what was synthesised already is kept in FILE.records."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--networks", type=int, default=500, help="random networks to fit to, of seeds from 0 on")
-    parser.add_argument("--held-out", type=int, default=201, help="networks to judge by, of the seeds after them")
-    parser.add_argument("--output", type=Path, default=Path(FILE), help="the new file")
+def run(
+    arguments: Sequence[str] | None,
+    module: str,
+    made: Callable[[int], Any],
+    calibrate: Callable[..., dict[str, Any]],
+    *,
+    networks: int,
+    held_out: int,
+    file: str,
+) -> None:
+    """A command that calibrates: synthesise, fit, write; what was synthesised already is kept in FILE.records.
+
+    Args:
+        arguments: of the command.
+        module: that is run.
+        made: the random network of a seed.
+        calibrate: what is found from records, and the seed of the first network that is held out.
+        networks: random networks to fit to, if the command does not say.
+        held_out: networks to judge by, likewise.
+        file: where to, likewise.
+    """
+    parser = argparse.ArgumentParser(description="Synthesise, fit, write; what was synthesised is kept in FILE.records")
+    parser.add_argument("--networks", type=int, default=networks, help="random networks to fit to, of seeds from 0 on")
+    parser.add_argument("--held-out", type=int, default=held_out, help="networks to judge by, of the seeds after them")
+    parser.add_argument("--output", type=Path, default=Path(file), help="the new file")
     options = parser.parse_args(arguments)
     jax.config.update("jax_enable_x64", True)
-    records = records_of(options.output, range(options.networks + options.held_out), random_classifier)
-    command = f"python -m diffhep.trigger.calibration --networks {options.networks} --held-out {options.held_out}"
+    records = records_of(options.output, range(options.networks + options.held_out), made)
+    command = f"python -m {module} --networks {options.networks} --held-out {options.held_out}"
     write_record(options.output, {"command": command, **calibrate(records, fitted=options.networks)}, records)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Calibrate the model of dense layers."""
+    module = "diffhep.trigger.calibration"
+    run(arguments, module, random_classifier, calibrate, networks=500, held_out=201, file=FILE)
 
 
 if __name__ == "__main__":

@@ -6,19 +6,16 @@ makes the constants that `diffhep.trigger.table_resources` ships, from recorded 
 judged on those after them. An interrupted calibration goes on where it stopped.
 """
 
-import argparse
 import itertools
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.optimize
 
-from diffhep.trigger.calibration import INPUT_FORMAT, errors, held_out_columns, power_law, records_of, write_record
+from diffhep.trigger.calibration import INPUT_FORMAT, held_out_columns, report, run
 from diffhep.trigger.learned import Quantiser
 from diffhep.trigger.learned_tables import KNOTS, MOST_BITS, LearnedTables, TableClassifier
 from diffhep.trigger.table_resources import FILE, TableFeatures, TableModel, table_features
@@ -89,34 +86,14 @@ def calibrate(records: Sequence[dict[str, Any]], *, fitted: int) -> dict[str, An
     luts, levels, held = held_out_columns(records, fitted)
     model = fit([x for x, out in zip(found, held, strict=True) if not out], luts[~held], levels[~held])
     predicted = np.array([float(model.of_features(x)) for x in found])
-    off = np.abs(np.round([float(x.levels @ model.levels) for x in found]) - levels)
-    large, cost = held & (luts >= LARGE), np.array([record["cost"] for record in records])
-    return {
-        "model": model.to_dict(),
-        "networks": {"fitted": int((~held).sum()), "held_out": int(held.sum()), "first_held_out": fitted},
-        "held_out": {
-            "luts": errors(predicted[held], luts[held]),
-            f"luts_from_{LARGE}": errors(predicted[large], luts[large]),
-            "luts_by_da4ml_cost": errors(power_law(cost, luts, ~held)[held], luts[held]),
-            "levels_within_1": float((off[held] <= 1).mean()),
-            "levels_within_3": float((off[held] <= 3).mean()),
-        },
-        "fitted": {"luts": errors(predicted[~held], luts[~held])},
-    }
+    depth = np.array([float(x.levels @ model.levels) for x in found])
+    return {"model": model.to_dict(), **report(predicted, depth, records, fitted, large=LARGE, laws={})}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Synthesise, fit, write; what was synthesised already is kept in FILE.records."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--networks", type=int, default=200, help="random networks to fit to, of seeds from 0 on")
-    parser.add_argument("--held-out", type=int, default=100, help="networks to judge by, of the seeds after them")
-    parser.add_argument("--output", type=Path, default=Path(FILE), help="the new file")
-    options = parser.parse_args(arguments)
-    jax.config.update("jax_enable_x64", True)
-    records = records_of(options.output, range(options.networks + options.held_out), random_tables)
-    command = f"python -m diffhep.trigger.table_calibration --networks {options.networks}"
-    found = {"command": f"{command} --held-out {options.held_out}", **calibrate(records, fitted=options.networks)}
-    write_record(options.output, found, records)
+    """Calibrate the model of tables."""
+    module = "diffhep.trigger.table_calibration"
+    run(arguments, module, random_tables, calibrate, networks=200, held_out=100, file=FILE)
 
 
 if __name__ == "__main__":

@@ -6,27 +6,23 @@ chosen one), `hls/` and `rtl/` (its hls4ml project and its Verilog, `diffhep.tri
 versions).
 """
 
-import hashlib
-import json
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from diffhep.io import RunFolder, read_json
-from diffhep.trigger.anomaly import AnomalyTrigger
 from diffhep.trigger.checks import check_inputs
 from diffhep.trigger.classifier import feature_formats
 from diffhep.trigger.config import FirmwareSettings, TriggerTraining
+from diffhep.trigger.exported import Exported, Network, logits_of, read_exported, read_network
 from diffhep.trigger.labelled import Labelled
-from diffhep.trigger.learned_classifier import LearnedClassifier
-from diffhep.trigger.learned_tables import SCHEMA as TABLES
 from diffhep.trigger.learned_tables import TableClassifier
 from diffhep.trigger.learning import FrontMember, Split, measured
-from diffhep.trigger.lowering import Words, trace
+from diffhep.trigger.lowering import trace
 from diffhep.trigger.project import CARD, DEFAULT_PART, HLS, RTL, check_free, new_folder, tool_versions, write_json
 from diffhep.trigger.resources import ebops, lut_model
 from diffhep.trigger.routes import verify_function, write_routes
@@ -34,54 +30,10 @@ from diffhep.trigger.rtl import check_rtl_settings
 from diffhep.trigger.synthesis import synthesised
 
 SCHEMA, VERSION = "diffhep trigger training card", 1
-CLASSIFIER, CERTIFICATE, FRONT = "classifier.json", "certificate.json", "front.json"
-ANOMALY, ANOMALY_CARD = "anomaly.json", "diffhep anomaly trigger card"  # in place of the classifier's
+CERTIFICATE, FRONT = "certificate.json", "front.json"
+ANOMALY_CARD = "diffhep anomaly trigger card"  # in place of `SCHEMA`
 NAME = "trigger"  # of the top C++ function and the top module
 TOOLS = ("diffhep", "hls4ml", "da4ml", "jax", "equinox", "optax", "numpy")
-
-
-Network = LearnedClassifier | TableClassifier
-
-
-class Exported(NamedTuple):
-    """What of a network becomes logic.
-
-    Attributes:
-        function: of the words of one event.
-        network: whose words arrive.
-        content: all of it as JSON.
-        file: where that is kept in the folder.
-    """
-
-    function: Callable[..., Any]
-    network: Network
-    content: dict[str, Any]
-    file: str
-
-    @property
-    def words(self) -> Words:
-        """Shape and format of the words that arrive."""
-        return Words((self.network.inputs,), self.network.input_format)
-
-    @property
-    def sha256(self) -> str:
-        """Of all weights and formats: equal for what computes the same in the same formats."""
-        return hashlib.sha256(json.dumps(self.content, sort_keys=True).encode()).hexdigest()
-
-
-def logits_of(network: Network) -> Exported:
-    """A classifier, whose logits become logic."""
-    return Exported(network.logits, network, network.to_dict(), CLASSIFIER)
-
-
-def read_network(data: Any) -> Network:
-    """The frozen network that its `to_dict` wrote.
-
-    Raises:
-        ValueError: it is none, or broken.
-    """
-    tables = isinstance(data, dict) and data.get("schema") == TABLES
-    return TableClassifier.from_dict(data) if tables else LearnedClassifier.from_dict(data)
 
 
 def chosen(
@@ -248,27 +200,6 @@ def proof_record(exported: Exported, rtl: dict[str, Any], certificate: dict[str,
         "sha256": {"classifier": exported.sha256, "hls": certificate["hls_sha256"], "rtl": rtl["sha256"]},
         "versions": tool_versions(TOOLS),
     }
-
-
-def read_exported(folder: str | Path) -> Exported:
-    """The exported classifier or anomaly trigger of a folder, frozen.
-
-    Raises:
-        ValueError: the folder holds none, or its file is broken.
-    """
-    folder = Path(folder)
-    if (folder / ANOMALY).is_file():
-        return decision_of(AnomalyTrigger.from_dict(read_json(folder / ANOMALY)))
-    file = folder / CLASSIFIER
-    if not file.is_file():
-        msg = f"{folder}: holds no trained trigger, it has no {CLASSIFIER}"
-        raise ValueError(msg)
-    return logits_of(read_network(read_json(file)))
-
-
-def decision_of(trigger: AnomalyTrigger) -> Exported:
-    """An anomaly trigger, whose score and decision become logic."""
-    return Exported(trigger.decision, trigger.encoder, trigger.to_dict(), ANOMALY)
 
 
 def is_training(folder: str | Path) -> bool:

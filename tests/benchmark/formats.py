@@ -26,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffhep.trigger.config import TriggerTraining
+from diffhep.trigger.exported import logits_of
 from diffhep.trigger.fixed_point import FixedPoint
 from diffhep.trigger.format_training import FormatTraining
 from diffhep.trigger.labelled import Labelled, five_classes, read_labelled
@@ -33,7 +34,6 @@ from diffhep.trigger.learning import Split, first_network, fit_formats, measured
 from diffhep.trigger.netlist import Circuit
 from diffhep.trigger.project import DEFAULT_PART
 from diffhep.trigger.synthesis import synthesised
-from diffhep.trigger.trained import logits_of
 from diffhep.trigger.yosys import synthesise
 from tests.benchmark.hgq_peer import EVENTS, FRONT, TASK, Task, spaced
 

@@ -23,6 +23,7 @@ from diffhep.trigger import (
     verify_function,
 )
 from diffhep.trigger.config import TriggerTraining
+from diffhep.trigger.exported import logits_of, read_network
 from diffhep.trigger.labelled import five_classes
 from diffhep.trigger.learned_tables import KNOTS, MOST_BITS
 from diffhep.trigger.learning import fit_formats
@@ -30,7 +31,6 @@ from diffhep.trigger.resources import LutModel
 from diffhep.trigger.synthesis import synthesised
 from diffhep.trigger.table_calibration import LEAST, random_padded, random_tables
 from diffhep.trigger.table_resources import live_tables, record, table_features
-from diffhep.trigger.trained import logits_of, read_network
 from tests.trigger.test_learned import differences
 from tests.trigger.test_training import HARD
 

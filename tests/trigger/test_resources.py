@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffhep.trigger.calibration import errors, padded, random_classifier, random_padded
+from diffhep.trigger.exported import logits_of
 from diffhep.trigger.learned import LearnedLinear, Quantiser
 from diffhep.trigger.resources import (
     Load,
@@ -24,7 +25,6 @@ from diffhep.trigger.resources import (
     weights_of,
 )
 from diffhep.trigger.synthesis import synthesised
-from diffhep.trigger.trained import logits_of
 from tests.trigger.test_learned import network
 
 
