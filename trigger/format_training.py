@@ -11,8 +11,8 @@ judged and kept is the running mean of weights and bits (Polyak and Juditsky 199
 its sign, or a word that loses a bit, is a jolt, and the last step is a random one. And steps shorten while the price
 rises, because the fewer digits are left, the more each of them matters.
 
-Batches are functions of the step and the state is all there is: a killed training goes on to the same numbers. Events
-come in turn, in the order given, which has to be random.
+Batches are functions of the step and the state is all there is: a killed training goes on to the same numbers, on the
+same kind of device. Events come in turn, in the order given, which has to be random.
 """
 
 from collections.abc import Callable, Sequence
@@ -65,7 +65,7 @@ class Task(NamedTuple):
     """What a network is trained for.
 
     Attributes:
-        loss: of network, words, what belongs to each event, and a key of random numbers [nat].
+        loss: of network, words, what belongs to each event, and a key of random numbers: a mean over the events [nat].
         judge: figure of merit, between 0 and 1, and loss of network, words and what belongs to each event.
     """
 
@@ -137,7 +137,7 @@ def classify(network: Any, words: Array, labels: Array) -> tuple[Float[Array, ""
 
 
 def classification(network: Any, words: Array, labels: Array, key: PRNGKeyArray) -> Float[Array, ""]:
-    """Loss [nat] of a classifier under training."""
+    """Loss [nat] of a classifier under training, whose `logits` take the words with events last (`axis=0`)."""
     return classification_loss(network.logits(words.T, axis=0), labels, axis=0)
 
 
@@ -165,20 +165,41 @@ def replaced(tree: PyTree, kind: type, where: Callable[[Any], Sequence[Any]], va
     return jax.tree.map(change, tree, is_leaf=lambda node: isinstance(node, kind))
 
 
-def first_of_batch(step: Array | int, events: int, batch: int, key: PRNGKeyArray) -> Int[Array, ""]:
-    """Where the events of a step begin: side by side, and each at most once a round.
+def batch_of(data: PyTree, step: Array | int, batch: int, key: PRNGKeyArray) -> PyTree:
+    """The events of a step: side by side, from the last one on to the first, and each at most once a round.
 
-    A round leaves out less than a batch, wherever `key` says. (To draw and gather a thousand events of a million takes
-    as long as two layers.)
+    A round begins at a random event and leaves out less than a batch. (To draw and gather a thousand events of a
+    million takes as long as two layers.)
+
+    Args:
+        data: arrays of events.
+        step: whose events are wanted.
+        batch: events a step; all of them if there are fewer.
+        key: of where rounds begin.
     """
+    events = len(jax.tree.leaves(data)[0])
     size = min(batch, events)
     turns = events // size
-    start = jr.randint(jr.fold_in(key, step // turns), (), 0, events - size * turns + 1)
-    return start + step % turns * size
+    begin = (jr.randint(jr.fold_in(key, step // turns), (), 0, events) + step % turns * size) % events
+    last = jnp.minimum(begin, events - size)
+    # what is beyond the end is taken from the front, in place of what came before
+    beyond = jnp.arange(size) < begin - last
+
+    def some(part: Array) -> Array:
+        found = jax.lax.dynamic_slice_in_dim(part, last, size)
+        return jnp.where(beyond.reshape(-1, *(1,) * (part.ndim - 1)), part[:size], found)
+
+    return jax.tree.map(some, data)
+
+
+def blocks_of(events: int) -> int:
+    """Into how many blocks of one size, of at most `BLOCK` events and at least half of that; 1 if there is none."""
+    fitting = (n for n in range(1, events + 1) if events % n == 0 and BLOCK <= 2 * (events // n) <= 2 * BLOCK)
+    return next(fitting, 1)
 
 
 class FormatTraining:
-    """A compiled training: `start`, then `advance` chunk by chunk, and `judge` in between.
+    """A compiled training: `first`, then `advance` chunk by chunk, and `judge` in between.
 
     Args:
         network: what is trained, in single precision, calibrated.
@@ -238,23 +259,17 @@ class FormatTraining:
         on_cpu = jax.default_backend() == "cpu"
 
         def descent(weights: Array, ranges: PyTree, data: tuple, step: Array) -> tuple[Array, Array]:
-            events = len(data[1])
-            begin, count = first_of_batch(step, events, batch, order), min(batch, events)
-            parts = count // BLOCK if on_cpu and count % BLOCK == 0 else 1
-            some = (jax.lax.dynamic_slice_in_dim(part, begin, count) for part in data)
-            blocks = (
-                *(part.reshape(parts, -1, *part.shape[1:]) for part in some),
-                jr.split(jr.fold_in(noise, step), parts),
-            )
+            x, y = batch_of(data, step, batch, order)
+            parts = blocks_of(len(y)) if on_cpu else 1
+            drawn = jr.split(jr.fold_in(noise, step), parts)
+            blocks = *(part.reshape(parts, -1, *part.shape[1:]) for part in (x, y)), drawn
             found = jax.lax.map(lambda block: jax.value_and_grad(missed)(weights, ranges, block), blocks)
             return tuple(jnp.mean(part, axis=0) for part in found)
 
         def one(state: FormatState, ranges: PyTree, data: tuple, pressure: Pressure, logic: tuple) -> tuple:
             (size, growth), limit = logic, pressure.limit
             done = (state.step - pressure.begin) / (pressure.end - pressure.begin)
-            price = (pressure.first * (pressure.last / pressure.first) ** done * pressure.has_price).astype(
-                growth.dtype
-            )
+            price = pressure.first * (pressure.last / pressure.first) ** done * pressure.has_price
             over = jnp.where(limit > 0, size / jnp.where(limit > 0, limit, 1.0) - 1, 0.0)
             # the slope of the augmented Lagrangian in the cost
             force = jnp.maximum(0.0, state.multiplier + PENALTY * over) / jnp.where(limit > 0, limit, jnp.inf)

@@ -11,7 +11,7 @@ $\lfloor s + b + 2^{-f-1} \rfloor_f$ being the nearest word; the ReLU in between
 
 Linear maps act on the last axis, so a network is any function of them. A DeepSets network shares one map among its
 particles, a convolution is one on the patches of an image, an edge convolution one on pairs of nodes; a sum is brought
-back to few bits by a `Quantiser`. **Classifiers are trained with events last** (`axis=0`, the channels first): slopes
+back to few bits by a `Quantiser`. **Perceptrons are trained with events last** (`axis=0`, the channels first): slopes
 of weights and of formats are sums over events, which then lie side by side, and a step takes a quarter less time.
 """
 

@@ -169,7 +169,7 @@ def summed(x: Array, shape: tuple[int, ...]) -> Array:
     extra = x.ndim - len(shape)
     axes = tuple(range(extra)) + tuple(n + extra for n, size in enumerate(shape) if size == 1 != x.shape[n + extra])
     if axes == (x.ndim - 1,) and x.ndim > 1:
-        # a sum along memory is an order of magnitude faster as a product than as a loop, which cannot change its order
+        # on a CPU a sum along memory is several times as fast as a product: a loop must not change its order
         return jnp.matmul(x, jnp.ones((x.shape[-1], 1), x.dtype), precision="highest").reshape(shape)
     return jnp.sum(x, axis=axes).reshape(shape)
 
